@@ -1,0 +1,84 @@
+"""From outcomes to a task's result: the score, its interval, and what should make one wary of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from mmeb_harness.encoder import Vectors
+from mmeb_harness.result import TaskResult
+from mmeb_harness.score import Outcomes, chance, normalised
+from mmeb_harness.summary import wilson
+from mmeb_harness.task import Task, TaskData
+
+COLLAPSED = 0.9999
+"""Mean cosine to their centre above which vectors count as one."""
+
+MANY_TIES = 0.01
+"""Share of queries with a tied rival above which ties are worth a warning."""
+
+NOTE_WARNINGS = {
+    "unknown_instruction": "{} rows whose instruction is not in the table (`prompt=plain` keeps it)",
+    "stray_placeholder": "{} rows with an image placeholder and no image (see `stray_placeholder`)",
+}
+
+
+def assess(
+    task: Task, data: TaskData, outcomes: Outcomes, vectors: Vectors, facts: dict[str, Any]
+) -> TaskResult:
+    """Make the result of a scored task; `facts` are the run's own fields of it."""
+    count = len(outcomes.hit_at_1)
+    score = float(outcomes.hit_at_1.mean())
+    expected = chance(data.candidates, data.gold)
+    ties = float((outcomes.tied > outcomes.tied_gold).mean())
+    interval = wilson(score, count)
+    lengths = data.candidates.lengths
+    warnings = [
+        NOTE_WARNINGS[note].format(number)
+        for note, number in data.notes.items()
+        if number and note in NOTE_WARNINGS
+    ]
+    if _collapsed(vectors):
+        warnings.append("the vectors have collapsed: they are all but equal")
+    if interval.low <= expected <= interval.high:
+        warnings.append(f"at chance ({expected:.3%})")
+    if ties > MANY_TIES:
+        warnings.append(f"{ties:.1%} of the queries have a rival tied with their gold")
+    return TaskResult(
+        **_identity(task),
+        **facts,
+        status="ok",
+        score=score,
+        hit_at_1=score,
+        ci=(interval.low, interval.high),
+        chance=expected,
+        ties=ties,
+        n_queries=count,
+        n_candidates=(int(lengths.min()), int(lengths.max())),
+        n_items=len(data.items),
+        data_digest=data.digest,
+        notes=dict(data.notes),
+        warnings=tuple(warnings),
+    )
+
+
+def failed(task: Task, why: str, facts: dict[str, Any]) -> TaskResult:
+    """Make the result of a task that could not be scored."""
+    return TaskResult(**_identity(task), **facts, status="failed", error=why)
+
+
+def _identity(task: Task) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "suite": task.suite,
+        "meta_task": task.meta_task,
+        "split": task.split,
+        "metric": task.metric,
+    }
+
+
+def _collapsed(vectors: Vectors) -> bool:
+    unit = normalised(vectors)
+    centre = unit.mean(axis=0)
+    return len(unit) > 2 and float(np.linalg.norm(centre)) > COLLAPSED

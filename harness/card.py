@@ -1,0 +1,127 @@
+"""The declared facts of one encoder, and how `-M key=value` changes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmeb_harness.errors import UsageError, unknown_name
+from mmeb_harness.image import Resolution
+
+Prompt = Literal["stored", "plain"]
+Similarity = Literal["cosine", "dot"]
+
+VECTOR_FIELDS = (
+    "factory", "prompt", "stray_placeholder", "positions", "pooling", "normalize", "fusion",
+    "image_resolution", "min_pixels", "max_pixels", "num_crops", "max_length", "attention",
+)  # fmt: skip
+"""Fields that decide a vector, beside the weights. `similarity` is the scorer's."""
+
+CARD_FILE = "card.json"
+"""The card inside a folder that a trainer wrote."""
+
+
+class Probe(BaseModel):
+    """A cosine similarity that the authors print for the real weights: the only public check."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    image: str | None = None
+    others: Mapping[str, tuple[float, ...]]
+    others_role: Literal["query", "candidate"] = "candidate"
+    note: str | None = None
+
+
+class Card(BaseModel):
+    """What is known of one encoder, before it is built.
+
+    `factory` is a dotted path `package.module:callable`, imported only when the encoder is built
+    and given those of `card`, `device` and `dtype` that it takes by name. A card without `base`
+    stands for a family: `NAME:REFERENCE` fills it in. `options` lists the fields that `-M` may
+    change for this family; `requires` lists distributions, checked by metadata only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    factory: str
+    summary: str = ""
+    family: str | None = None
+
+    base: str | None = None
+    revision: str | None = None
+    adapter: str | None = None
+    adapter_revision: str | None = None
+
+    prompt: Prompt = "stored"
+    stray_placeholder: Literal["keep", "drop"] = "keep"
+    positions: Literal["sequential", "mrope"] | None = None
+    pooling: Literal["last", "eos"] | None = None
+    normalize: bool | None = None
+    similarity: Similarity = "cosine"
+    fusion: Literal["sum", "unimodal"] | None = None
+    image_resolution: Resolution | None = None
+    min_pixels: int | None = Field(None, gt=0)
+    max_pixels: int | None = Field(None, gt=0)
+    num_crops: int | None = Field(None, gt=0)
+    max_length: int | None = Field(None, gt=0)
+    attention: Literal["eager", "sdpa", "flash"] | None = None
+
+    dimension: int | None = None
+    parameters: int | None = None
+    licence: str | None = None
+    training_datasets: tuple[str, ...] | None = None
+    requires: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    probes: tuple[Probe, ...] = ()
+    published_as: str | None = None
+    verified: Literal["goldens", "library", "published", "no"] = "no"
+    sources: tuple[str, ...] = ()
+
+    @property
+    def is_family(self) -> bool:
+        """Whether the card needs a reference: `NAME:REFERENCE`."""
+        return bool(self.options) and "base" in self.options and self.base is None
+
+    def with_options(self, options: Mapping[str, Any]) -> Card:
+        """Return the card with `-M` fields changed, each checked.
+
+        Raises:
+            UsageError: for a field this family does not have, or a value it does not take.
+        """
+        allowed = {*self.options, "similarity"} - {"base"}
+        for key in options:
+            if key not in allowed:
+                raise unknown_name(f"-M field for {self.name}", key, allowed)
+        try:
+            return Card.model_validate({**self.model_dump(), **options})
+        except ValidationError as error:
+            raise UsageError(_first_problem(error)) from None
+
+    def vector_settings(self) -> dict[str, Any]:
+        """Return the settings that decide a vector, for its key."""
+        return self.model_dump(mode="json", include=set(VECTOR_FIELDS))
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    field = ".".join(str(part) for part in problem["loc"])
+    return f"-M {field}={problem['input']}: {problem['msg']}"
+
+
+def read_card(folder: Path) -> Card:
+    """Read the card that a trainer left in `folder`; its `.` paths mean the folder itself."""
+    try:
+        card = Card.model_validate_json((folder / CARD_FILE).read_text())
+    except (OSError, ValidationError) as error:
+        raise UsageError(f"{folder / CARD_FILE} is not a usable card: {error}") from None
+    places = {
+        key: str(folder / value)
+        for key, value in (("base", card.base), ("adapter", card.adapter))
+        if value is not None and value.startswith(".")
+    }
+    return card.model_copy(update=places)

@@ -1,0 +1,93 @@
+"""The commands, and how errors become one clear line and an exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any, NoReturn
+
+import click
+import typer
+
+from mmeb_harness.cli import cache, data, embed, listing, report, run
+from mmeb_harness.errors import HarnessError
+
+app = typer.Typer(
+    name="mmeb-harness",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="""Score multimodal embedding models on MMEB (36 datasets, 4 meta-tasks, IND and OOD).
+
+    Try it with nothing downloaded: `mmeb-harness run`. Then `mmeb-harness list models` and
+    `mmeb-harness run -m MODEL`. Every option can come from the environment as
+    MMEB_HARNESS_OPTION, for instance MMEB_HARNESS_DATA_DIR.""",
+)
+app.command("run")(run.run)
+app.command("embed")(embed.embed)
+app.command("report")(report.report)
+app.command("list")(listing.list_things)
+app.command("show")(listing.show)
+app.add_typer(cache.app, name="cache")
+app.add_typer(data.app, name="data")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"mmeb-harness {version('mmeb-harness')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 well, 1 a task failed, 2 usage, 3 surroundings, 130 stopped."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        status = app(arguments, standalone_mode=False, prog_name="mmeb-harness")
+        return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as exit_request:
+        return int(exit_request.exit_code)
+    except click.ClickException as error:
+        return _fail(arguments, error.format_message(), error.exit_code, error)
+    except HarnessError as error:
+        return _fail(arguments, str(error), error.exit_status)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return _fail(arguments, "stopped; what was computed is kept, the same command goes on", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        return _fail(arguments, f"{error}", 3)
+
+
+def _fail(arguments: list[str], message: str, status: int, usage: Any = None) -> int:
+    context = getattr(usage, "ctx", None)
+    if context is not None:
+        typer.echo(context.get_usage(), err=True)
+    typer.echo(f"error: {message}", err=True)
+    if "--json" in arguments:
+        typer.echo(json.dumps({"error": message}))
+    return status
+
+
+def _terminated(*_: object) -> NoReturn:
+    raise KeyboardInterrupt

@@ -1,0 +1,85 @@
+"""Vectors for a list of items, through the same plan, engine and store as a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from mmeb_harness.encoder import Vectors
+from mmeb_harness.engines.local import default_workers, run_batches
+from mmeb_harness.errors import ItemError
+from mmeb_harness.files import FileIndex
+from mmeb_harness.gather import Work, gather_items, name_faults
+from mmeb_harness.item import Item
+from mmeb_harness.plan import Plan, make_plan, new_plan_name
+from mmeb_harness.progress import Progress
+from mmeb_harness.run import batch_budget
+from mmeb_harness.store import VectorStore, describe_namespace
+from mmeb_harness.subject import Subject
+
+
+def embed_items(
+    subject: Subject,
+    items: Sequence[Item],
+    *,
+    index: FileIndex,
+    cache_dir: Path,
+    batch_tokens: int | None = None,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Vectors:
+    """Return (n, dim) float32 vectors, a row an item, in order; stored ones are not recomputed.
+
+    Raises:
+        ItemError: naming the first unusable item and counting the others; the vectors of the
+            usable ones are stored.
+    """
+    progress = progress or Progress()
+    with TemporaryDirectory() as own:
+        store = VectorStore(subject.vector_folder(cache_dir, Path(own)), run="embed")
+        if subject.kept:
+            describe_namespace(store.folder, {"model": subject.name, **subject.overrides})
+        work = Work()
+        progress.gathering("items", len(items))
+        keys, faults = gather_items(items, subject.encoder, index, store, work, progress.gathered)
+        plan = _plan(subject, work, batch_budget(subject, batch_tokens))
+        progress.planned(len(plan.keys), plan.tokens, len(work.stored))
+        failures = _encode(subject, plan, work, store, workers, progress)
+        faults |= {place: failures[key] for place, key in enumerate(keys) if key in failures}
+        if faults:
+            raise ItemError(name_faults(items, dict(sorted(faults.items()))))
+        return store.get(keys) if keys else np.zeros((0, 0), dtype=np.float32)
+
+
+def _plan(subject: Subject, work: Work, budget: int) -> Plan:
+    keys = list(work.missing)
+    sizes = np.array([subject.encoder.size(work.missing[key]) for key in keys], dtype=np.int32)
+    return make_plan(keys, sizes, budget=budget, identity="", name=new_plan_name())
+
+
+def _encode(
+    subject: Subject,
+    plan: Plan,
+    work: Work,
+    store: VectorStore,
+    workers: int | None,
+    progress: Progress,
+) -> dict[bytes, str]:
+    failures: dict[bytes, str] = {}
+    batches = list(plan.rows_by_batch())
+    rendered = [[work.missing[plan.keys[row]] for row in rows] for rows in batches]
+    if workers is None:
+        workers = default_workers(subject.device, len(batches))
+    try:
+        for rows, encoded in zip(batches, run_batches(subject.encoder, rendered, workers)):
+            keys = [plan.keys[rows[row]] for row in encoded.rows]
+            if keys:
+                store.add(keys, encoded.vectors)
+            failures.update({plan.keys[rows[row]]: why for row, why in encoded.failures.items()})
+            progress.encoded(len(rows), int(plan.sizes[rows.start : rows.stop].sum()))
+    finally:
+        store.flush()
+    return failures

@@ -1,0 +1,83 @@
+"""The local engine: worker processes decode and preprocess, this process runs the device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmeb_harness.encoder import PlannedEncoder
+from mmeb_harness.engines.batch import Encoded, Prepared, encode_prepared, prepare_batch
+from mmeb_harness.errors import EnvironmentFault, HarnessError
+from mmeb_harness.item import Rendered
+
+Batches = Sequence[Sequence[Rendered]]
+
+WORKERS_AT_MOST = 8
+BATCHES_WORTH_A_WORKER = 16
+
+
+def default_workers(device: str | None, batches: int) -> int:
+    """Choose worker processes: none on the CPU, whose cores the model needs itself."""
+    if device is None or device.startswith("cpu") or batches < BATCHES_WORTH_A_WORKER:
+        return 0
+    return max(0, min(WORKERS_AT_MOST, (os.cpu_count() or 1) - 1))
+
+
+def run_batches(encoder: PlannedEncoder, batches: Batches, workers: int) -> Iterator[Encoded]:
+    """Encode batches in order, preparing them in `workers` processes (0: in this one)."""
+    source = (
+        _prepared_here(encoder, batches) if workers == 0 else _prepared(encoder, batches, workers)
+    )
+    for rendered, prepared in zip(batches, source, strict=True):
+        yield encode_prepared(encoder, rendered, prepared)
+
+
+def _prepared_here(encoder: PlannedEncoder, batches: Batches) -> Iterator[Prepared]:
+    return (prepare_batch(encoder, rendered) for rendered in batches)
+
+
+def _prepared(encoder: PlannedEncoder, batches: Batches, workers: int) -> Iterator[Prepared]:
+    from torch.utils.data import DataLoader
+
+    loader: DataLoader[Any] = DataLoader(
+        _BatchDataset(encoder, batches),  # type: ignore[arg-type]  # any sequence will do
+        batch_size=None,
+        shuffle=False,
+        num_workers=workers,
+        prefetch_factor=2,
+        collate_fn=_as_it_is,
+        multiprocessing_context="forkserver" if os.name == "posix" else "spawn",
+    )
+    try:
+        for prepared in loader:
+            if isinstance(prepared, HarnessError):
+                raise prepared
+            yield prepared
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise EnvironmentFault(
+            f"a preprocessing worker died ({str(error).splitlines()[0]}). Out of memory? Use fewer "
+            "--workers. From a script, call evaluate() under `if __name__ == '__main__':`."
+        ) from error
+
+
+def _as_it_is(prepared: Any) -> Any:
+    return prepared
+
+
+class _BatchDataset:
+    """The batches, prepared by number; the encoder travels to a worker as its CPU half."""
+
+    def __init__(self, encoder: PlannedEncoder, batches: Batches) -> None:
+        self.encoder, self.batches = encoder, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int) -> Prepared | HarnessError:
+        try:
+            return prepare_batch(self.encoder, self.batches[number])
+        except HarnessError as error:
+            return error

@@ -1,0 +1,113 @@
+"""Files land whole; and what a file holds is known without reading it twice.
+
+A file is written aside and renamed. Its digest is kept by path, inode, size and times, so that an
+unchanged file is read once ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmeb_harness.errors import EnvironmentFault
+
+SETTLED_NS = 20_000_000
+"""A file younger than this may change again within one tick of its clock: not remembered."""
+
+
+@contextmanager
+def write_aside(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; rename it there at the end, or remove it on failure."""
+    aside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield aside
+        with open(aside, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(aside, path)
+    except OSError as error:
+        raise storage_fault(error, path) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def storage_fault(error: OSError, path: Path) -> EnvironmentFault:
+    """Say in one sentence why `path` could not be written."""
+    if error.errno == errno.ENOSPC:
+        return EnvironmentFault(f"the disk is full: {path} was not written; what was is kept")
+    if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
+        return EnvironmentFault(f"{path.parent} cannot be written ({error.strerror}): choose -o")
+    return EnvironmentFault(f"{path} could not be written: {error}")
+
+
+def cache_root(given: Path | None = None) -> Path:
+    """Return the folder for vectors, data and the file index.
+
+    `given` (`--cache-dir`) wins, then MMEB_HARNESS_CACHE_DIR, then the user's cache folder.
+    """
+    if given is not None:
+        return given
+    from platformdirs import user_cache_path
+
+    named = os.environ.get("MMEB_HARNESS_CACHE_DIR")
+    return Path(named) if named else user_cache_path("mmeb-harness")
+
+
+class FileIndex:
+    """Digests of files, remembered in a small database under the cache."""
+
+    def __init__(self, root: Path) -> None:
+        self.path = root / "files.sqlite"
+        self._added = 0
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self._rows = sqlite3.connect(self.path, timeout=60)
+            self._rows.execute(
+                "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, state TEXT, digest TEXT)"
+            )
+        except (OSError, sqlite3.Error) as error:
+            raise EnvironmentFault(
+                f"the cache {root} cannot be used ({error}): choose --cache-dir"
+            ) from None
+
+    def digest(self, path: Path) -> str:
+        """Return the SHA-256 of a file, reading it only if it is new or has changed."""
+        name, status = os.path.abspath(path), os.stat(path)
+        state = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
+        known = self._rows.execute(
+            "SELECT digest FROM files WHERE path = ? AND state = ?", (name, state)
+        ).fetchone()
+        if known is not None:
+            return str(known[0])
+        started = time.time_ns()
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if started - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_NS:
+            self._remember(name, state, digest)
+        return digest
+
+    def folder_digest(self, folder: Path, *, ignore: tuple[str, ...] = ()) -> str:
+        """Digest the files directly in a folder, by name and content."""
+        digest = hashlib.sha256()
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.name not in ignore and not path.name.startswith("."):
+                digest.update(f"{path.name} {self.digest(path)}\n".encode())
+        return digest.hexdigest()
+
+    def _remember(self, name: str, state: str, digest: str) -> None:
+        self._rows.execute("REPLACE INTO files VALUES (?, ?, ?)", (name, state, digest))
+        self._added += 1
+        if self._added % 1000 == 0:
+            self._rows.commit()
+
+    def close(self) -> None:
+        """Write what was learnt."""
+        self._rows.commit()
+        self._rows.close()

@@ -1,0 +1,96 @@
+"""From tasks to keys: each distinct item rendered once, its vector's key known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from mmeb_harness.encoder import PlannedEncoder
+from mmeb_harness.engines.batch import reason
+from mmeb_harness.errors import EnvironmentFault, TaskError
+from mmeb_harness.files import FileIndex
+from mmeb_harness.item import Item, Rendered
+from mmeb_harness.keys import item_key
+from mmeb_harness.image import describe
+from mmeb_harness.plan import Key
+from mmeb_harness.store import VectorStore
+from mmeb_harness.task import TaskData
+
+
+@dataclass
+class Work:
+    """What is left to encode: renderings by key, in the order in which they were first met."""
+
+    missing: dict[Key, Rendered] = field(default_factory=dict)
+    stored: set[Key] = field(default_factory=set)
+
+
+def gather_items(
+    items: Sequence[Item],
+    encoder: PlannedEncoder,
+    index: FileIndex,
+    store: VectorStore,
+    work: Work,
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[list[Key], dict[int, str]]:
+    """Render and key the items, noting in `work` those without a stored vector.
+
+    Returns the key of each item (empty for the unusable), and why items are unusable.
+    """
+    keys: list[Key] = []
+    faults: dict[int, str] = {}
+    for place, item in enumerate(items):
+        try:
+            rendered = encoder.render(item)
+            key = item_key(rendered, index)
+        except EnvironmentFault:
+            raise
+        except Exception as error:
+            faults[place] = reason(error)
+            keys.append(b"")
+            continue
+        keys.append(key)
+        if key not in work.missing and key not in work.stored:
+            if store.find([key]):
+                work.stored.add(key)
+            else:
+                work.missing[key] = rendered
+        if place % 256 == 255:
+            advance(256)
+    advance(len(items) % 256)
+    return keys, faults
+
+
+def gather_task(
+    data: TaskData,
+    encoder: PlannedEncoder,
+    index: FileIndex,
+    store: VectorStore,
+    work: Work,
+    advance: Callable[[int], None],
+) -> list[Key]:
+    """Like `gather_items`, but an unusable item fails the whole task. Raises TaskError."""
+    ours = Work(stored=work.stored)
+    keys, faults = gather_items(data.items, encoder, index, store, ours, advance)
+    if faults:
+        raise TaskError(name_faults(data.items, faults))
+    for key, rendered in ours.missing.items():
+        work.missing.setdefault(key, rendered)
+    return keys
+
+
+def name_faults(items: Sequence[Item], faults: dict[int, str]) -> str:
+    """Name the first unusable item and count the others."""
+    place, why = next(iter(faults.items()))
+    more = f" (and {len(faults) - 1} more unusable items)" if len(faults) > 1 else ""
+    return f"{name_item(items[place], why)}{more}"
+
+
+def name_item(item: Item, why: str) -> str:
+    """Say of an item, named by role, the start of its text and its image, what is wrong."""
+    parts: list[str] = [item.role or "item"]
+    if item.text:
+        parts.append(repr(item.text if len(item.text) <= 60 else item.text[:57] + "..."))
+    if item.image is not None and describe(item.image) not in why:
+        parts.append(f"image {describe(item.image)}")
+    return f"{' '.join(parts)}: {why}"

@@ -1,0 +1,115 @@
+"""Images from wherever they come: opened safely, measured without decoding, reduced to plain RGB.
+
+The one idea: what the original code did to a picture is done here, and nothing more. EXIF
+orientation is ignored, alpha is dropped, and the resize happens in the image's own mode.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+from mmeb_harness.errors import ItemError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from mmeb_harness.item import ImageSource
+
+Resolution = Literal["high", "mid", "low", "default", "processor"]
+
+SQUARE_SIDES = {"high": 1344, "mid": 672, "low": 128}
+"""VLM2Vec's square resize in pixels; `default` is 1344 only where the longer side exceeds it."""
+
+
+@contextmanager
+def _opened(source: ImageSource) -> Iterator[Image]:
+    """Open an image without decoding it, turning every way it can fail into an ItemError."""
+    from PIL import Image as pillow
+    from PIL import UnidentifiedImageError
+
+    name = describe(source)
+    try:
+        if isinstance(source, bytes):
+            with pillow.open(io.BytesIO(source)) as image:
+                yield image
+        elif isinstance(source, str | os.PathLike):
+            with pillow.open(source) as image:
+                yield image
+        else:
+            yield source
+    except FileNotFoundError:
+        raise ItemError(f"image {name} does not exist") from None
+    except UnidentifiedImageError:
+        raise ItemError(f"image {name} is {_not_an_image(source)}") from None
+    except pillow.DecompressionBombError as error:
+        raise ItemError(f"image {name} is refused as a decompression bomb: {error}") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ItemError(f"image {name} cannot be read: {error}") from None
+
+
+def _not_an_image(source: ImageSource) -> str:
+    empty = source == b"" if isinstance(source, bytes) else os.path.getsize(source) == 0  # type: ignore[arg-type]  # a PIL image never gets here
+    return "empty (0 bytes)" if empty else "not an image file"
+
+
+def describe(source: ImageSource) -> str:
+    """Name an image in a message."""
+    if isinstance(source, str | os.PathLike):
+        return repr(os.fspath(source))
+    return "given as bytes" if isinstance(source, bytes) else "given as a PIL image"
+
+
+def image_size(source: ImageSource) -> tuple[int, int]:
+    """Return (width, height) in pixels from the header, without decoding."""
+    with _opened(source) as image:
+        return image.size
+
+
+def load_image(source: ImageSource) -> Image:
+    """Decode an image in its own mode; 16-bit greyscale is scaled to 8 bits (the high byte)."""
+    with _opened(source) as image:
+        image.load()
+        decoded = image.copy() if isinstance(source, str | os.PathLike | bytes) else image
+    return _to_8_bit(decoded) if decoded.mode.startswith("I") else decoded
+
+
+def _to_8_bit(image: Image) -> Image:
+    import numpy as np
+    from PIL import Image as pillow
+
+    values = np.asarray(image).astype(np.int64)
+    if image.mode != "I" or values.max(initial=0) > 255:
+        values = values >> 8
+    return pillow.fromarray(values.clip(0, 255).astype(np.uint8))
+
+
+def to_rgb(image: Image) -> Image:
+    """Plain RGB with alpha dropped, as `convert` does, never composed onto a background."""
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def square_side(size: tuple[int, int], resolution: Resolution) -> int | None:
+    """Return the side in pixels of VLM2Vec's square resize, or None where it leaves the image."""
+    if resolution == "default":
+        return SQUARE_SIDES["high"] if max(size) > SQUARE_SIDES["high"] else None
+    return SQUARE_SIDES.get(resolution)
+
+
+def resize_square(image: Image, resolution: Resolution) -> Image:
+    """Apply VLM2Vec's square resize, in the image's own mode, without keeping the aspect ratio."""
+    side = square_side(image.size, resolution)
+    return image if side is None else image.resize((side, side))
+
+
+def pixel_digest(image: Image) -> str:
+    """Digest of a PIL image's content: mode, size, palette and pixels."""
+    digest = hashlib.sha256(f"{image.mode} {image.size}".encode())
+    if image.palette is not None:
+        digest.update(bytes(image.palette.palette))
+    digest.update(image.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,83 @@
+"""The key of a vector: a digest of all that determines it, and of nothing else.
+
+Two parts. The namespace digests the encoder: its fingerprint (weights, adapter, settings), its
+plugin and version, the numeric stack, dtype and device. The key digests one rendered item within
+it. So the same rendered input has one vector, whatever the task, the role or the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mmeb_harness.errors import ItemError
+from mmeb_harness.files import FileIndex
+from mmeb_harness.image import describe, pixel_digest
+from mmeb_harness.item import ImageSource, Rendered
+from mmeb_harness.plan import Key
+
+STACK = ("torch", "transformers", "pillow")
+"""Distributions whose version can move a vector."""
+
+
+@cache
+def installed_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution, by metadata only."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+@cache
+def numeric_stack() -> Mapping[str, str | None]:
+    """Return the versions that can move a vector, and a digest of one resized image.
+
+    The digest tells apart builds of the image library that resize differently.
+    """
+    from PIL import Image
+
+    reference = Image.linear_gradient("L").rotate(30).crop((20, 30, 191, 247)).convert("RGB")
+    resized = hashlib.sha256(reference.resize((53, 61)).tobytes()).hexdigest()[:16]
+    return {**{name: installed_version(name) for name in STACK}, "resized_image": resized}
+
+
+def source_digest(factory: str) -> str | None:
+    """Digest the source file of the module that a factory is in, so that edits count."""
+    spec = importlib.util.find_spec(factory.partition(":")[0])
+    if spec is None or spec.origin is None or not os.path.isfile(spec.origin):
+        return None
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16]
+
+
+def digest_of(facts: Mapping[str, Any]) -> str:
+    """Digest a mapping of plain values, whatever their order."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def item_key(rendered: Rendered, index: FileIndex) -> Key:
+    """Return the key of one rendered item. Raises ItemError where its image cannot be read."""
+    image = None if rendered.image is None else image_digest(rendered.image, index)
+    content = json.dumps([rendered.text, image, rendered.settings])
+    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def image_digest(source: ImageSource, index: FileIndex) -> str:
+    """Digest an image's bytes, or the pixels of a PIL image."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    if not isinstance(source, str | os.PathLike):
+        return pixel_digest(source)
+    try:
+        return index.digest(Path(source))
+    except FileNotFoundError:
+        raise ItemError(f"image {describe(source)} does not exist") from None
+    except (OSError, ValueError) as error:
+        raise ItemError(f"image {describe(source)} cannot be read: {error}") from None

@@ -1,0 +1,85 @@
+"""From what a user types after `-m` to an encoder: card, overrides, factory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from mmeb_harness.card import CARD_FILE, Card, read_card
+from mmeb_harness.errors import EnvironmentFault, UsageError, unknown_name
+from mmeb_harness.loading import call_with_known, load_object
+from mmeb_harness.registry import DISTRIBUTION, Plugin, Registry
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A resolved model: its card with the overrides in it, and the plugin it comes from."""
+
+    card: Card
+    plugin: Plugin
+    overrides: Mapping[str, Any]
+
+
+def resolve_model(registry: Registry, name: str, overrides: Mapping[str, Any]) -> Model:
+    """Find the card of `name`: a card, `FAMILY:REFERENCE`, or a folder that carries its card.
+
+    Raises:
+        UsageError: for an unknown name, field or value.
+    """
+    card, owner = _find(registry, name)
+    plugin = registry.cards[owner].plugin if owner in registry.cards else _built_in(registry)
+    return Model(card=card.with_options(overrides), plugin=plugin, overrides=dict(overrides))
+
+
+def _find(registry: Registry, name: str) -> tuple[Card, str]:
+    if name in registry.cards:
+        card: Card = registry.cards[name].thing
+        if card.is_family:
+            raise UsageError(f"{name} needs a reference: -m {name}:FOLDER_OR_HUB_ID")
+        return card, name
+    if (Path(name) / CARD_FILE).is_file():
+        card = read_card(Path(name))
+        return card, card.family or card.name
+    family, colon, reference = name.partition(":")
+    if colon and family in registry.cards and registry.cards[family].thing.is_family:
+        template: Card = registry.cards[family].thing
+        if not reference:
+            raise UsageError(f"{name} needs a reference: -m {family}:FOLDER_OR_HUB_ID")
+        return template.model_copy(
+            update={"name": name, "family": family, "base": reference}
+        ), family
+    raise unknown_name("model", name, registry.cards, _hint(registry))
+
+
+def _hint(registry: Registry) -> str:
+    broken = [plugin.name for plugin in registry.plugins.values() if plugin.broken]
+    trouble = f" Broken plugins: {', '.join(broken)} (`list plugins`)." if broken else ""
+    return f"`mmeb-harness list models` shows all.{trouble}"
+
+
+def _built_in(registry: Registry) -> Plugin:
+    return next(p for p in registry.plugins.values() if p.distribution == DISTRIBUTION)
+
+
+def build_encoder(card: Card, *, device: str | None = None, dtype: str | None = None) -> Any:
+    """Import the card's factory and make the encoder, with those of card, device, dtype it takes.
+
+    Raises:
+        EnvironmentFault: where a required distribution is missing or the factory fails to import.
+    """
+    for requirement in card.requires:
+        _require(card, requirement)
+    offered = {"card": card, "device": device, "dtype": dtype}
+    return call_with_known(load_object(card.factory), offered)
+
+
+def _require(card: Card, requirement: str) -> None:
+    try:
+        version(requirement)
+    except PackageNotFoundError:
+        raise EnvironmentFault(
+            f"{card.name} needs {requirement}, which is not installed: pip install {requirement}"
+        ) from None

@@ -1,0 +1,382 @@
+"""The job: tasks to items, items to keys, keys to a plan, batches to vectors, vectors to scores.
+
+It goes one way and prints nothing. Each result is written as its task is done, and whatever ends
+the job early, what was computed is kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+
+from mmeb_harness import environment, runfolder
+from mmeb_harness.assess import assess, failed
+from mmeb_harness.engines.batch import EncoderFailed
+from mmeb_harness.engines.local import default_workers, run_batches
+from mmeb_harness.errors import DataMissing, EnvironmentFault, HarnessError
+from mmeb_harness.files import FileIndex
+from mmeb_harness.gather import Work, gather_task, name_item
+from mmeb_harness.item import Rendered
+from mmeb_harness.keys import numeric_stack
+from mmeb_harness.plan import (
+    Key,
+    Plan,
+    make_plan,
+    new_plan_name,
+    plan_identity,
+    read_plan,
+    write_plan,
+)
+from mmeb_harness.progress import Progress
+from mmeb_harness.registry import Registry
+from mmeb_harness.result import Run, RunRecord, TaskName, TaskResult
+from mmeb_harness.score import Outcomes, Scoring, score_task
+from mmeb_harness.store import VectorStore, describe_namespace
+from mmeb_harness.subject import Subject
+from mmeb_harness.task import DataLocation, Task, TaskData
+
+CPU_BATCH_TOKENS = 2048
+DEVICE_BATCH_TOKENS = 32768
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """What is to be run, resolved: nothing here is left to be looked up."""
+
+    suite: str
+    suite_tasks: Sequence[Task]
+    tasks: Sequence[Task]
+    location: DataLocation
+    output_dir: Path
+    cache_dir: Path
+    fresh: bool = False
+    limit: int | None = None
+    scoring: Scoring = "expected"
+    batch_tokens: int | None = None
+    workers: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What `--dry-run` tells: how much is to be done, what is there, what is missing."""
+
+    items: int
+    tokens: int
+    batches: int
+    reused: int
+    missing: Mapping[str, str]
+    seconds: float | None = None
+
+
+@dataclass
+class _Open:
+    """A task under way: its data, the key of each of its items, and the keys still to come."""
+
+    task: Task
+    data: TaskData
+    keys: list[Key]
+    waiting: set[Key] = field(default_factory=set)
+
+
+class Job:
+    """One run of one encoder. `run` does it; `forecast` says what it would do."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        settings: RunSettings,
+        registry: Registry,
+        index: FileIndex,
+        progress: Progress | None = None,
+    ) -> None:
+        self.subject, self.settings, self.registry = subject, settings, registry
+        self.progress = progress or Progress()
+        self.index = index
+        self.warnings: list[str] = []
+        self.results: dict[str, TaskResult] = {}
+        self.computed = 0
+        self.reused: Counter[str] = Counter()
+        self._writes = True
+        self.record = self._new_record()
+
+    def run(self) -> Run:
+        """Do the job. Raises EnvironmentFault where it cannot go on; what is done is kept."""
+        folder = self.settings.output_dir
+        self._claim(folder)
+        before, store = self._open_store()
+        describe_namespace(store.folder, {"model": self.subject.name, **self.record.overrides})
+        self._notify("run_started", run=self.record)
+        work, tasks = self._gather(store)
+        plan = self._plan(work, tasks, before)
+        write_plan(plan, folder)
+        store.plan = plan.name
+        self.reused.update(store.sources(work.stored))
+        try:
+            self._encode(plan, work, tasks, store)
+        finally:
+            store.flush()
+        self._finish()
+        return runfolder.read_run(folder)
+
+    def forecast(self, *, calibrate: bool = True) -> Forecast:
+        """Render, look up and cut batches; time one of them; write nothing in the run's folder."""
+        self._writes = False
+        before, store = self._open_store()
+        work, tasks = self._gather(store)
+        plan = self._plan(work, tasks, before)
+        return Forecast(
+            items=len(plan.keys),
+            tokens=plan.tokens,
+            batches=int(plan.batches[-1]) + 1 if len(plan.keys) else 0,
+            reused=len(work.stored),
+            missing={name: result.error or "" for name, result in self.results.items()},
+            seconds=self._calibrate(plan, work) if calibrate and len(plan.keys) else None,
+        )
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def _claim(self, folder: Path) -> None:
+        """Make the folder this run's own, or refuse it; a folder that cannot be written shows now."""
+        if self.settings.fresh:
+            runfolder.clear(folder)
+        old = runfolder.read_record(folder)
+        if old is not None:
+            runfolder.check_same_run(folder, old, self.record)
+        runfolder.write_record(folder, self.record)
+
+    def _open_store(self) -> tuple[Plan | None, VectorStore]:
+        """Open the encoder's vectors, and the plan that an earlier run of this folder left."""
+        folder = self.subject.vector_folder(self.settings.cache_dir, self.settings.output_dir)
+        before = None if self.settings.fresh else read_plan(self.settings.output_dir)
+        only = new_plan_name() if self.settings.fresh else None
+        if before is not None and before.fresh:
+            only = before.name
+        store = VectorStore(folder, run=str(self.settings.output_dir), only_plan=only)
+        for damage in store.damaged:
+            self._warn(f"stored vectors: {damage}; they are computed again")
+        return before, store
+
+    def _gather(self, store: VectorStore) -> tuple[Work, list[_Open]]:
+        work, tasks = Work(), []
+        absent: dict[str, DataMissing] = {}
+        for task in self.settings.tasks:
+            try:
+                data = task.load(self.settings.location)
+                if self.settings.limit is not None:
+                    data = data.head(self.settings.limit)
+                self.progress.gathering(task.name, len(data.items))
+                keys = gather_task(
+                    data, self.subject.encoder, self.index, store, work, self.progress.gathered
+                )
+                tasks.append(_Open(task=task, data=data, keys=keys))
+            except DataMissing as error:
+                absent[task.name] = error
+                self._fail(task, str(error))
+            except EnvironmentFault:
+                raise
+            except HarnessError as error:
+                self._fail(task, str(error))
+        if absent and len(absent) == len(self.settings.tasks):
+            raise next(iter(absent.values()))
+        return work, tasks
+
+    def _plan(self, work: Work, tasks: Sequence[_Open], before: Plan | None) -> Plan:
+        """Continue the folder's plan where it is for this very work, else make one."""
+        wanted = list(dict.fromkeys(key for task in tasks for key in task.keys))
+        identity = plan_identity(self.subject.namespace, wanted, self._batch_tokens)
+        plan = before
+        if plan is None or plan.identity != identity or not work.missing.keys() <= set(plan.keys):
+            plan = self._new_plan(work, identity)
+        for task in tasks:
+            task.waiting = {key for key in task.keys if key in work.missing}
+        chosen = np.array([key in work.missing for key in plan.keys], dtype=bool)
+        self.progress.planned(len(work.missing), int(plan.sizes[chosen].sum()), len(work.stored))
+        return plan
+
+    def _new_plan(self, work: Work, identity: str) -> Plan:
+        keys = list(work.missing)
+        sizes = [self.subject.encoder.size(work.missing[key]) for key in keys]
+        return make_plan(
+            keys,
+            np.array(sizes, dtype=np.int32),
+            budget=self._batch_tokens,
+            identity=identity,
+            name=new_plan_name(),
+            fresh=self.settings.fresh,
+        )
+
+    def _encode(self, plan: Plan, work: Work, tasks: list[_Open], store: VectorStore) -> None:
+        failures: dict[Key, str] = {}
+        self._score_ready(tasks, failures, store)
+        batches = [_missing_rows(plan, rows, work.missing) for rows in plan.rows_by_batch()]
+        batches = [rows for rows in batches if rows]
+        rendered = [[work.missing[plan.keys[row]] for row in rows] for rows in batches]
+        if batches:
+            self.progress.loading(self.subject.name)
+        try:
+            done = run_batches(self.subject.encoder, rendered, self._workers(len(batches)))
+            for rows, encoded in zip(batches, done, strict=True):
+                keys = [plan.keys[rows[row]] for row in encoded.rows]
+                if keys:
+                    store.add(keys, encoded.vectors)
+                    self.computed += len(keys)
+                if encoded.recut:
+                    self._warn("a batch did not fit or failed, and was cut into smaller ones")
+                failures.update({plan.keys[rows[r]]: why for r, why in encoded.failures.items()})
+                self.progress.encoded(len(rows), int(plan.sizes[rows].sum()))
+                for task in tasks:
+                    task.waiting.difference_update(plan.keys[row] for row in rows)
+                self._score_ready(tasks, failures, store)
+        except EncoderFailed as error:
+            for task in tasks:
+                self._fail(task.task, str(error))
+            tasks.clear()
+
+    def _score_ready(
+        self, tasks: list[_Open], failures: Mapping[Key, str], store: VectorStore
+    ) -> None:
+        """Score the tasks whose vectors are all there, and let go of them."""
+        for task in [task for task in tasks if not task.waiting]:
+            tasks.remove(task)
+            fault = next((key for key in task.keys if key in failures), None)
+            if fault is None:
+                self._score(task, store)
+            else:
+                item = task.data.items[task.keys.index(fault)]
+                self._fail(task.task, name_item(item, failures[fault]))
+
+    def _score(self, open_task: _Open, store: VectorStore) -> None:
+        data = open_task.data
+        vectors = store.get(open_task.keys)
+        outcomes = score_task(
+            vectors,
+            data.queries,
+            data.candidates,
+            data.gold,
+            similarity=self.subject.similarity,
+            scoring=self.settings.scoring,
+        )
+        result = assess(open_task.task, data, outcomes, vectors, self._result_facts())
+        self._done(result, outcomes)
+
+    @property
+    def any_failed(self) -> bool:
+        """Whether one of the tasks asked for failed."""
+        return any(result.status == "failed" for result in self.results.values())
+
+    # -- small parts ---------------------------------------------------------------------------
+
+    def _fail(self, task: Task, why: str) -> None:
+        self._done(failed(task, why, self._result_facts()), None)
+
+    def _done(self, result: TaskResult, outcomes: Outcomes | None) -> None:
+        self.results[result.name] = result
+        if not self._writes:
+            return
+        runfolder.write_task(self.settings.output_dir, result, outcomes)
+        self.progress.scored(result)
+        self._notify("task_scored", run=self.record, task=result)
+
+    def _result_facts(self) -> dict[str, Any]:
+        return {
+            "encoder": self.record.encoder,
+            "scoring": self.settings.scoring,
+            "similarity": self.subject.similarity,
+            "limit": self.settings.limit,
+        }
+
+    @property
+    def _batch_tokens(self) -> int:
+        return batch_budget(self.subject, self.settings.batch_tokens)
+
+    def _workers(self, batches: int) -> int:
+        chosen = self.settings.workers
+        return default_workers(self.subject.device, batches) if chosen is None else chosen
+
+    def _calibrate(self, plan: Plan, work: Work) -> float:
+        """Time the middle batch and scale by tokens."""
+        middle = list(plan.rows_by_batch())[int(plan.batches[-1]) // 2]
+        rendered: list[Rendered] = [work.missing[plan.keys[row]] for row in middle]
+        seconds = []
+        for _ in range(2):  # the first pays for loading the weights
+            started = perf_counter()
+            list(run_batches(self.subject.encoder, [rendered], 0))
+            seconds.append(perf_counter() - started)
+        tokens = int(plan.sizes[middle].sum())
+        return min(seconds) * plan.tokens / max(1, tokens)
+
+    def _new_record(self) -> RunRecord:
+        settings, subject = self.settings, self.subject
+        return RunRecord(
+            model=subject.name,
+            card=subject.card,
+            overrides=dict(subject.overrides),
+            plugin=dict(subject.plugin),
+            encoder=subject.namespace,
+            revisions=dict(subject.revisions),
+            suite=settings.suite,
+            suite_tasks=tuple(_name(task) for task in settings.suite_tasks),
+            tasks=tuple(task.name for task in settings.tasks),
+            limit=settings.limit,
+            scoring=settings.scoring,
+            similarity=subject.similarity,
+            data_dir=_absolute(settings.location.data_dir),
+            image_dir=_absolute(settings.location.image_dir),
+            stack=dict(numeric_stack()),
+            versions=environment.versions(),
+            dtype=subject.dtype,
+            device=subject.device,
+            device_name=environment.device_name(subject.device),
+            attention=getattr(subject.encoder, "attention", None),
+            batch_tokens=self._batch_tokens,
+            workers=self._workers(0),
+            command=environment.command_line(),
+            started=environment.now(),
+        )
+
+    def _finish(self) -> None:
+        self.record = self.record.model_copy(
+            update={
+                "finished": environment.now(),
+                "computed": self.computed,
+                "reused": dict(self.reused),
+                "warnings": tuple(self.warnings),
+            }
+        )
+        self._notify("run_finished", run=self.record)
+        runfolder.write_record(self.settings.output_dir, self.record)
+
+    def _warn(self, message: str) -> None:
+        if message not in self.warnings:
+            self.warnings.append(message)
+            self.progress.warned(message)
+
+    def _notify(self, notice: str, **values: Any) -> None:
+        for fault in self.registry.notify(notice, **values):
+            self._warn(fault)
+
+
+def batch_budget(subject: Subject, wanted: int | None) -> int:
+    """Return the token budget of a batch: what is wanted, or what suits the device."""
+    if wanted is not None:
+        return wanted
+    on_cpu = (subject.device or "cpu").startswith("cpu")
+    return CPU_BATCH_TOKENS if on_cpu else DEVICE_BATCH_TOKENS
+
+
+def _missing_rows(plan: Plan, rows: Iterable[int], missing: Mapping[Key, Rendered]) -> list[int]:
+    return [row for row in rows if plan.keys[row] in missing]
+
+
+def _name(task: Task) -> TaskName:
+    return TaskName(name=task.name, meta_task=task.meta_task, split=task.split)
+
+
+def _absolute(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())

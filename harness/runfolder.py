@@ -1,0 +1,132 @@
+"""A run's folder: run.json, plan.arrow, tasks/NAME.json, tasks/NAME.parquet; read and written whole."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TypeVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
+
+from mmeb_harness.errors import UsageError
+from mmeb_harness.files import write_aside
+from mmeb_harness.plan import PLAN_FILE
+from mmeb_harness.result import SCHEMA_VERSION, Run, RunRecord, TaskResult
+from mmeb_harness.score import Outcomes
+
+RUN_FILE = "run.json"
+TASKS = "tasks"
+VECTORS = "vectors"
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def default_folder(model: str) -> Path:
+    """Return `runs/MODEL`, with what a file name cannot hold replaced."""
+    return Path("runs") / (re.sub(r"[^A-Za-z0-9._@-]+", "-", model).strip("-.") or "run")
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """Read `run.json`, None where there is none.
+
+    Raises:
+        UsageError: where the file is damaged or of another schema version.
+    """
+    path = folder / RUN_FILE
+    if not path.exists():
+        return None
+    return _read(path, RunRecord)
+
+
+def _read(path: Path, kind: type[Model]) -> Model:
+    try:
+        model = kind.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError, ValueError) as error:
+        raise UsageError(
+            f"{path} cannot be read as a result ({str(error).splitlines()[0]}): "
+            "remove it, or give another folder with -o"
+        ) from None
+    version = getattr(model, "schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise UsageError(
+            f"{path} has schema version {version}; this release reads {SCHEMA_VERSION}"
+        )
+    return model
+
+
+def read_run(folder: Path) -> Run:
+    """Read a finished or unfinished run. Raises UsageError where there is none."""
+    record = read_record(folder)
+    if record is None:
+        raise UsageError(f"{folder} holds no run (no {RUN_FILE})")
+    return Run(record=record, tasks=read_tasks(folder, record), output_dir=folder)
+
+
+def read_tasks(folder: Path, record: RunRecord) -> dict[str, TaskResult]:
+    """Read the results that belong to this record's encoder, in the suite's order."""
+    found = {}
+    for task in record.suite_tasks:
+        path = folder / TASKS / f"{task.name}.json"
+        if path.exists():
+            result = _read(path, TaskResult)
+            if result.encoder == record.encoder:
+                found[task.name] = result
+    return found
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write `run.json`."""
+    _write(folder / RUN_FILE, record)
+
+
+def write_task(folder: Path, result: TaskResult, outcomes: Outcomes | None) -> None:
+    """Write one task: the rows first, the result that vouches for them last."""
+    rows = folder / TASKS / f"{result.name}.parquet"
+    if outcomes is None:
+        rows.unlink(missing_ok=True)
+    else:
+        with write_aside(rows) as target:
+            pq.write_table(_table(outcomes), target)
+    _write(folder / TASKS / f"{result.name}.json", result)
+
+
+def _table(outcomes: Outcomes) -> pa.Table:
+    return pa.table(
+        {
+            "query": pa.array(range(len(outcomes.better)), pa.int32()),
+            "better": outcomes.better,
+            "tied": outcomes.tied,
+            "tied_gold": outcomes.tied_gold,
+            "hit_at_1": outcomes.hit_at_1,
+            "top_candidates": pa.array(outcomes.top_candidates, pa.list_(pa.int32())),
+            "top_scores": pa.array(outcomes.top_scores, pa.list_(pa.float32())),
+        }
+    )
+
+
+def _write(path: Path, model: BaseModel) -> None:
+    with write_aside(path) as target:
+        target.write_text(model.model_dump_json(indent=1) + "\n")
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run left in a folder, and nothing else."""
+    for path in [folder / RUN_FILE, folder / PLAN_FILE, *(folder / TASKS).glob("*.json")]:
+        path.unlink(missing_ok=True)
+    for path in (folder / TASKS).glob("*.parquet"):
+        path.unlink()
+
+
+def check_same_run(folder: Path, old: RunRecord, new: RunRecord) -> None:
+    """Refuse to mix two runs in one folder. Raises UsageError naming what differs."""
+    before, now = old.settings, new.settings
+    different = [
+        f"{key} {before[key]!r} -> {now[key]!r}" for key in now if before.get(key) != now[key]
+    ]
+    if different:
+        raise UsageError(
+            f"{folder} holds a run with other settings ({'; '.join(different)}): "
+            "give another folder with -o, or replace that run with --fresh"
+        )

@@ -1,0 +1,209 @@
+"""Vectors on disk: computed once, found by key, safe to kill at any moment.
+
+The one idea: whole batches go into write-once Arrow files, each row with its own checksum, written
+aside and renamed. Reading maps the files into memory; nothing is ever changed in place.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import uuid
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from mmeb_harness.encoder import Vectors
+from mmeb_harness.files import write_aside
+from mmeb_harness.plan import Key
+
+ABOUT_FILE = "about.json"
+SHARD_BYTES = 8 << 20
+SHARD_SECONDS = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shard:
+    """One file, mapped: `vectors` (n, dim), and the run and plan that computed them."""
+
+    vectors: Vectors
+    checksums: NDArray[np.uint32]
+    run: str
+    plan: str
+
+
+class VectorStore:
+    """The vectors of one encoder, under one folder.
+
+    `run` and `plan` are noted with what is added. With `only_plan`, only vectors computed under
+    that plan count (a run begun afresh).
+    """
+
+    def __init__(self, folder: Path, *, run: str = "", only_plan: str | None = None) -> None:
+        self.folder, self.run, self.plan = folder, run, only_plan or ""
+        self.damaged: list[str] = []
+        self._only_plan = only_plan
+        self._shards: list[_Shard] = []
+        self._rows: dict[Key, tuple[int, int]] = {}
+        self._checked: set[Key] = set()
+        self._waiting: list[tuple[Sequence[Key], Vectors]] = []
+        self._last_write = time.monotonic()
+        for path in sorted(folder.glob("*.arrow")):
+            self._open(path)
+
+    def _open(self, path: Path) -> None:
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
+            metadata = {
+                key.decode(): value.decode() for key, value in table.schema.metadata.items()
+            }
+            column = table["vector"].chunk(0)
+            dimension = column.type.list_size
+            vectors = column.values.to_numpy(zero_copy_only=True).reshape(-1, dimension)
+            shard = _Shard(
+                vectors=vectors,
+                checksums=table["checksum"].to_numpy(),
+                run=metadata["run"],
+                plan=metadata["plan"],
+            )
+            keys = table["key"].to_pylist()
+        except (OSError, pa.ArrowInvalid, KeyError, IndexError, TypeError) as error:
+            self.damaged.append(f"{path.name} cannot be read ({error})")
+            return
+        if self._only_plan is not None and shard.plan != self._only_plan:
+            return
+        self._shards.append(shard)
+        self._rows.update({key: (len(self._shards) - 1, row) for row, key in enumerate(keys)})
+
+    def find(self, keys: Iterable[Key]) -> set[Key]:
+        """Return those of the keys whose vectors are here and intact; the damaged are forgotten."""
+        found = set()
+        for key in keys:
+            if key in self._checked or self._intact(key):
+                self._checked.add(key)
+                found.add(key)
+        return found
+
+    def _intact(self, key: Key) -> bool:
+        place = self._rows.get(key)
+        if place is None:
+            return False
+        shard = self._shards[place[0]]
+        if _checksum(key, shard.vectors[place[1]]) == shard.checksums[place[1]]:
+            return True
+        self.damaged.append(f"the vector {key.hex()} is damaged")
+        del self._rows[key]
+        return False
+
+    def get(self, keys: Sequence[Key]) -> Vectors:
+        """Return the (n, dim) vectors of keys that `find` has found or `add` has added."""
+        self.flush()
+        places = np.array([self._rows[key] for key in keys], dtype=np.int64).reshape(-1, 2)
+        dimension = self._shards[places[0, 0]].vectors.shape[1]
+        vectors = np.empty((len(keys), dimension), dtype=np.float32)
+        for number in np.unique(places[:, 0]):
+            chosen = places[:, 0] == number
+            vectors[chosen] = self._shards[number].vectors[places[chosen, 1]]
+        return vectors
+
+    def add(self, keys: Sequence[Key], vectors: Vectors) -> None:
+        """Take one whole batch; it is on disk after `flush`, which also comes by itself."""
+        self._waiting.append((keys, vectors))
+        waiting_bytes = sum(batch.nbytes for _, batch in self._waiting)
+        if waiting_bytes >= SHARD_BYTES or time.monotonic() - self._last_write >= SHARD_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the waiting batches as one shard."""
+        if not self._waiting:
+            return
+        keys = [key for batch, _ in self._waiting for key in batch]
+        vectors = np.concatenate([batch for _, batch in self._waiting])
+        path = self.folder / f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.arrow"
+        _write_shard(path, keys, vectors, {"run": self.run, "plan": self.plan})
+        self._waiting.clear()
+        self._open(path)
+        self._checked.update(keys)
+        self._last_write = time.monotonic()
+
+    def sources(self, keys: Iterable[Key]) -> dict[str, int]:
+        """Count, by the run that computed them, the vectors of these keys."""
+        return dict(Counter(self._shards[self._rows[key][0]].run for key in keys))
+
+
+def _write_shard(
+    path: Path, keys: Sequence[Key], vectors: Vectors, metadata: dict[str, str]
+) -> None:
+    flat = pa.array(np.ascontiguousarray(vectors).reshape(-1))
+    columns = {
+        "key": pa.array(keys, pa.binary(16)),
+        "checksum": pa.array([_checksum(k, v) for k, v in zip(keys, vectors)], pa.uint32()),
+        "vector": pa.FixedSizeListArray.from_arrays(flat, vectors.shape[1]),
+    }
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    with write_aside(path) as target, pa.ipc.new_file(str(target), table.schema) as writer:
+        writer.write_table(table)
+
+
+def _checksum(key: Key, vector: Vectors) -> int:
+    return zlib.crc32(np.ascontiguousarray(vector).data, zlib.crc32(key))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredEncoder:
+    """One encoder's folder in the store, as `cache list` shows it."""
+
+    name: str
+    folder: Path
+    vectors: int
+    size_bytes: int
+
+
+def describe_namespace(folder: Path, about: dict[str, object]) -> None:
+    """Say in the folder itself whose vectors it holds; leave it if it is said already."""
+    if not (folder / ABOUT_FILE).exists():
+        with write_aside(folder / ABOUT_FILE) as target:
+            target.write_text(json.dumps(about, indent=1, default=str))
+
+
+def stored_encoders(root: Path) -> list[StoredEncoder]:
+    """List what the store holds, by encoder."""
+    found = []
+    for folder in sorted(path for path in root.glob("*") if path.is_dir()):
+        shards = list(folder.glob("*.arrow"))
+        found.append(
+            StoredEncoder(
+                name=_name_of(folder),
+                folder=folder,
+                vectors=sum(_count(shard) for shard in shards),
+                size_bytes=sum(shard.stat().st_size for shard in shards),
+            )
+        )
+    return found
+
+
+def _name_of(folder: Path) -> str:
+    try:
+        return str(json.loads((folder / ABOUT_FILE).read_text())["model"])
+    except (OSError, ValueError, KeyError):
+        return "?"
+
+
+def _count(shard: Path) -> int:
+    try:
+        with pa.memory_map(str(shard)) as source:
+            return int(pa.ipc.open_file(source).read_all().num_rows)
+    except (OSError, pa.ArrowInvalid):
+        return 0
+
+
+def remove(stored: StoredEncoder) -> None:
+    """Delete one encoder's vectors."""
+    shutil.rmtree(stored.folder)

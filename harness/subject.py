@@ -1,0 +1,120 @@
+"""The encoder under test, with the identity under which its vectors are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmeb_harness.card import Card
+from mmeb_harness.encoder import PlannedEncoder
+from mmeb_harness.files import FileIndex
+from mmeb_harness.hub import commit_of
+from mmeb_harness.keys import digest_of, numeric_stack, source_digest
+from mmeb_harness.models import Model, build_encoder, resolve_model
+from mmeb_harness.registry import Registry
+from mmeb_harness.wholeitem import planned
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """An encoder ready to be run.
+
+    `namespace` digests all of it that decides a vector; `kept` says whether its vectors may be
+    kept for other runs (it has a fingerprint) or only in the folder of one.
+    """
+
+    name: str
+    encoder: PlannedEncoder
+    namespace: str
+    kept: bool
+    card: Card | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    plugin: Mapping[str, str | None] = field(default_factory=dict)
+    revisions: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def dtype(self) -> str | None:
+        """Numeric type of the model, where the encoder says."""
+        return getattr(self.encoder, "dtype", None)
+
+    @property
+    def device(self) -> str | None:
+        """Device of the model, where the encoder says."""
+        return getattr(self.encoder, "device", None)
+
+    @property
+    def similarity(self) -> Any:
+        """How its vectors are compared."""
+        return "cosine" if self.card is None else self.card.similarity
+
+    def vector_folder(self, cache: Path, run_folder: Path) -> Path:
+        """Return where its vectors lie."""
+        root = cache / "vectors" if self.kept else run_folder / "vectors"
+        return root / self.namespace[:32]
+
+
+def subject_from_name(
+    registry: Registry,
+    name: str,
+    overrides: Mapping[str, Any],
+    index: FileIndex,
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+) -> Subject:
+    """Resolve and build what `-m` names."""
+    model = resolve_model(registry, name, overrides)
+    encoder = build_encoder(model.card, device=device, dtype=dtype)
+    return _subject(name, encoder, index, model)
+
+
+def subject_from_object(encoder: Any, index: FileIndex) -> Subject:
+    """Take any object with `encode`, or an encoder that `load_encoder` made."""
+    model: Model | None = getattr(encoder, "mmeb_model", None)
+    name = model.card.name if model is not None else type(encoder).__name__
+    return _subject(name, encoder, index, model)
+
+
+def _subject(name: str, encoder: Any, index: FileIndex, model: Model | None) -> Subject:
+    encoder = planned(encoder)
+    fingerprint = encoder.fingerprint()
+    folders = [_folder_identity(folder, index) for folder in encoder.weight_folders()]
+    plugin = {} if model is None else _plugin_facts(model)
+    device = getattr(encoder, "device", None)
+    identity = {
+        "fingerprint": fingerprint if fingerprint is not None else f"live {name}",
+        "weights": folders,
+        "settings": None if model is None else model.card.vector_settings(),
+        "plugin": plugin,
+        "stack": numeric_stack(),
+        "dtype": getattr(encoder, "dtype", None),
+        "device": None if device is None else str(device).partition(":")[0],
+    }
+    return Subject(
+        name=name,
+        encoder=encoder,
+        namespace=digest_of(identity),
+        kept=fingerprint is not None,
+        card=None if model is None else model.card,
+        overrides={} if model is None else model.overrides,
+        plugin=plugin,
+        revisions={
+            folder.parent.parent.name if commit_of(folder) else str(folder): commit
+            for folder, commit in zip(encoder.weight_folders(), folders, strict=True)
+        },
+    )
+
+
+def _folder_identity(folder: Path, index: FileIndex) -> str:
+    return commit_of(folder) or index.folder_digest(folder)
+
+
+def _plugin_facts(model: Model) -> dict[str, str | None]:
+    return {
+        "name": model.plugin.name,
+        "distribution": model.plugin.distribution,
+        "version": model.plugin.version,
+        "source": source_digest(model.card.factory),
+    }

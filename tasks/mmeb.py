@@ -1,0 +1,253 @@
+"""Reads MMEB's evaluation data in both published layouts into distinct items and integers.
+
+v1 (`TIGER-Lab/MMEB-eval`): columns qry_text, qry_img_path, tgt_text, tgt_img_path, instructions
+inside the texts. V2 code (`ziyjiang/MMEB_Test_Instruct`): the same and qry_inst, tgt_inst apart,
+joined here as VLM2Vec's V2 parsers join them (see `wording`). The gold is candidate 0.
+
+The one idea: texts and paths become dictionary codes at once, so that a million candidate mentions
+are integers, and every rule is applied to distinct values only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from mmeb_harness.errors import TaskError
+from mmeb_harness.item import PLACEHOLDER, Item, Modality, Role
+from mmeb_harness.task import DataLocation, Ragged, Task, TaskData
+from mmeb_harness.tasks.source import checked_paths, evaluation_files, image_root
+from mmeb_harness.tasks.table import DatasetFacts
+from mmeb_harness.tasks.wording import Wording, candidate_text, mark_instruction, query_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Side:
+    """Queries or candidates: distinct (text, path) pairs, and which of them each mention is."""
+
+    texts: Sequence[str]
+    paths: Sequence[str]
+    pairs: NDArray[np.int64]
+    mentions: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, texts: pa.Array, paths: pa.Array) -> _Side:
+        text_codes, text_values = _encode(texts)
+        path_codes, path_values = _encode(paths)
+        both = text_codes * len(path_values) + path_codes
+        distinct, mentions = np.unique(both, return_inverse=True)
+        pairs = np.stack([distinct // len(path_values), distinct % len(path_values)], axis=1)
+        return cls(
+            texts=text_values, paths=path_values, pairs=pairs, mentions=mentions.astype(np.int32)
+        )
+
+
+def load_mini(task: Task, location: DataLocation) -> TaskData:
+    """Load a task of the embedded suite, wherever the package lies."""
+    with as_file(files("mmeb_harness.tasks.mini") / "data") as folder:
+        return load(task, DataLocation(data_dir=folder, image_dir=folder / "images"))
+
+
+def load(task: Task, location: DataLocation) -> TaskData:
+    """Load a task from a folder in a published layout.
+
+    Raises:
+        DataMissing: where the folder does not hold the task.
+        TaskError: for a missing column, lists of differing length, an unsafe path.
+    """
+    facts = DatasetFacts(**task.facts)
+    sources = evaluation_files(task, location)
+    table = _read(sources)
+    wording = Wording.of(table.column_names)
+    queries = _queries(table, facts, wording)
+    candidates, lengths = _candidates(table, facts, wording)
+    root = image_root(location, [path for path in (*queries.paths, *candidates.paths) if path])
+    query_items, query_odd = _items(queries, facts.query_instruction, root, "query", facts)
+    candidate_items, candidate_odd = _items(
+        candidates, facts.target_instruction, root, "candidate", facts
+    )
+    first = len(query_items)
+    rows = Ragged.from_lengths(candidates.mentions + np.int32(first), lengths)
+    return TaskData(
+        items=query_items + candidate_items,
+        queries=queries.mentions,
+        candidates=rows,
+        gold=Ragged(values=rows.values, starts=rows.starts, stops=rows.starts + 1),
+        notes=_notes(queries, candidates, lengths, query_odd, candidate_odd),
+        digest=_digest(sources),
+    )
+
+
+def _read(sources: Sequence[Path]) -> pa.Table:
+    try:
+        return pa.concat_tables([pq.read_table(source) for source in sources]).combine_chunks()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise TaskError(f"{sources[0]} cannot be read: {error}") from None
+
+
+def _column(table: pa.Table, name: str, *, optional: bool = False) -> pa.Array:
+    if name in table.column_names:
+        return table[name].combine_chunks()
+    if optional:
+        return pa.array([""] * len(table))
+    raise TaskError(f"column {name!r} is missing; there are: {', '.join(table.column_names)}")
+
+
+def _texts(values: pa.Array) -> pa.Array:
+    return pc.fill_null(values.cast(pa.large_string()), "")
+
+
+def _queries(table: pa.Table, facts: DatasetFacts, wording: Wording) -> _Side:
+    texts = _texts(_column(table, "qry_text")).to_pylist()
+    paths = _texts(_column(table, "qry_img_path", optional=wording.separate))
+    if wording.separate:
+        instructions = _texts(_column(table, "qry_inst")).to_pylist()
+        texts = [query_text(facts, *parts) for parts in zip(instructions, texts, strict=True)]
+    return _Side.of(pa.array(texts, pa.large_string()), paths)
+
+
+def _candidates(
+    table: pa.Table, facts: DatasetFacts, wording: Wording
+) -> tuple[_Side, NDArray[np.int64]]:
+    texts, text_lengths = _flatten(_column(table, "tgt_text"))
+    paths, path_lengths = _flatten(_column(table, "tgt_img_path", optional=wording.separate))
+    texts, text_lengths = _spread(texts, text_lengths, path_lengths)
+    paths, path_lengths = _spread(paths, path_lengths, text_lengths)
+    _check_lengths(text_lengths, path_lengths)
+    if wording.separate:
+        instructions = _texts(_column(table, "tgt_inst", optional=True)).to_pylist()
+        texts = _joined(texts, text_lengths, instructions, facts)
+    return _Side.of(texts, paths), text_lengths
+
+
+def _flatten(column: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
+    """Flatten a column of lists; a column of plain strings counts as lists of one."""
+    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
+        return _texts(column), np.ones(len(column), dtype=np.int64)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
+    return _texts(pc.list_flatten(column)), lengths.astype(np.int64)
+
+
+def _spread(
+    values: pa.Array, lengths: NDArray[np.int64], other: NDArray[np.int64]
+) -> tuple[pa.Array, NDArray[np.int64]]:
+    """One empty value beside many (an older published form) stands for as many empty ones."""
+    if (
+        np.array_equal(lengths, other)
+        or not (lengths == 1).all()
+        or pc.any(pc.not_equal(values, "")).as_py()
+    ):
+        return values, lengths
+    return pa.array([""] * int(other.sum()), pa.large_string()), other
+
+
+def _check_lengths(texts: NDArray[np.int64], paths: NDArray[np.int64]) -> None:
+    differing = np.flatnonzero(texts != paths)
+    if len(differing):
+        row = int(differing[0])
+        raise TaskError(
+            f"row {row}: tgt_text has {texts[row]} entries and tgt_img_path {paths[row]}"
+        )
+    if (texts == 0).any():
+        raise TaskError(f"row {int(np.flatnonzero(texts == 0)[0])} has no candidates")
+
+
+def _encode(values: pa.Array) -> tuple[NDArray[np.int64], list[str]]:
+    encoded = values.dictionary_encode()
+    codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return codes, encoded.dictionary.to_pylist()
+
+
+def _joined(
+    texts: pa.Array, lengths: NDArray[np.int64], instructions: list[str], facts: DatasetFacts
+) -> pa.Array:
+    """Join V2's separate instructions to the candidates, each distinct combination once."""
+    codes, values = _encode(texts)
+    starts = np.cumsum(lengths) - lengths
+    worded = np.array([bool(values[code].strip()) for code in codes[starts]])
+    kinds, kind_values = _encode(pa.array(instructions, pa.large_string()))
+    row_codes = np.repeat(kinds * 2 + worded, lengths)
+    distinct, mentions = np.unique(row_codes * len(values) + codes, return_inverse=True)
+    joined = []
+    for code in distinct:
+        row_code, text = divmod(int(code), len(values))
+        instruction = kind_values[row_code // 2]
+        joined.append(candidate_text(facts, instruction, values[text], worded=bool(row_code % 2)))
+    return pa.DictionaryArray.from_arrays(
+        pa.array(mentions), pa.array(joined, pa.large_string())
+    ).cast(pa.large_string())
+
+
+def _items(
+    side: _Side, instruction: str | None, root: Path | None, role: Role, facts: DatasetFacts
+) -> tuple[list[Item], NDArray[np.bool_]]:
+    """Make the distinct items; also say which have an instruction that is not in the table."""
+    paths = checked_paths(side.paths, root)
+    marks = [mark_instruction(text, instruction) for text in side.texts]
+    modality = _modality(facts, role)
+    items = [
+        Item(
+            text=side.texts[text] or None,
+            image=paths[path],
+            instruction=marks[text],
+            role=role,
+            modality=modality,
+        )
+        for text, path in side.pairs
+    ]
+    odd = [instruction is not None and item.instruction is None for item in items]
+    return items, np.array(odd, dtype=bool)
+
+
+def _modality(facts: DatasetFacts, role: Role) -> Modality | None:
+    """What the original's unimodal baselines take of this side."""
+    if facts.unimodal is None:
+        return None
+    first: Modality = "text" if facts.unimodal == "t2i" else "image"
+    other: Modality = "image" if first == "text" else "text"
+    return first if role == "query" else other
+
+
+def _notes(
+    queries: _Side,
+    candidates: _Side,
+    lengths: NDArray[np.int64],
+    query_odd: NDArray[np.bool_],
+    candidate_odd: NDArray[np.bool_],
+) -> dict[str, int]:
+    starts = np.cumsum(lengths) - lengths
+    odd_rows = query_odd[queries.mentions] | np.logical_or.reduceat(
+        candidate_odd[candidates.mentions], starts
+    )
+    stray_rows = _stray(queries)[queries.mentions] | np.logical_or.reduceat(
+        _stray(candidates)[candidates.mentions], starts
+    )
+    return {
+        "rows": len(lengths),
+        "unknown_instruction": int(odd_rows.sum()),
+        "stray_placeholder": int(stray_rows.sum()),
+    }
+
+
+def _stray(side: _Side) -> NDArray[np.bool_]:
+    """Which distinct items have an image placeholder and no image."""
+    placed = np.array([PLACEHOLDER in text for text in side.texts], dtype=bool)
+    bare = np.array([not path for path in side.paths], dtype=bool)
+    stray: NDArray[np.bool_] = placed[side.pairs[:, 0]] & bare[side.pairs[:, 1]]
+    return stray
+
+
+def _digest(sources: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.read_bytes())
+    return digest.hexdigest()

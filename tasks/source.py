@@ -1,0 +1,77 @@
+"""Where MMEB's files lie on this machine, and which image paths are safe to open."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from mmeb_harness.errors import DataMissing, TaskError
+from mmeb_harness.task import DataLocation, Task
+from mmeb_harness.tasks.table import suite_facts
+
+IMAGE_FOLDERS = ("images", "eval_images", ".")
+"""Where images are looked for under the data folder, in this order."""
+
+SAMPLE = 32
+"""How many paths are tried before a folder is taken not to hold the images."""
+
+
+def evaluation_files(task: Task, location: DataLocation) -> list[Path]:
+    """Return the Parquet files of a task's test split. Raises DataMissing."""
+    folder = location.data_dir
+    found = [] if folder is None else split_files(folder, task.name, "test")
+    if not found:
+        raise DataMissing(
+            f"no data for {task.name} in {folder}. All of MMEB is {suite_facts()['download']}; "
+            f"fetch it with `mmeb-harness data fetch -t {task.name}` (without -t: all 36), or name "
+            "a folder with --data-dir"
+        )
+    return found
+
+
+def split_files(folder: Path, name: str, split: str) -> list[Path]:
+    """Return one split's files: `NAME/SPLIT-*.parquet`, or what the folder's README declares."""
+    plain = sorted((folder / name).glob(f"{split}-*.parquet"))
+    if plain or not (folder / "README.md").is_file():
+        return plain
+    return _declared_files(folder, name, split)
+
+
+def _declared_files(folder: Path, name: str, split: str) -> list[Path]:
+    from datasets import load_dataset_builder
+
+    try:
+        config = load_dataset_builder(str(folder), name).config
+    except (ValueError, OSError):
+        return []
+    declared = (config.data_files or {}).get(split, [])
+    return [Path(path) for path in declared if str(path).endswith(".parquet")]
+
+
+def image_root(location: DataLocation, paths: Sequence[str]) -> Path | None:
+    """Return the first folder that holds the paths; the first that exists if none does."""
+    if location.image_dir is not None:
+        return location.image_dir
+    if location.data_dir is None:
+        return None
+    roots = [location.data_dir / name for name in IMAGE_FOLDERS]
+    for root in roots:
+        if any((root / path).exists() for path in paths[:SAMPLE]):
+            return root
+    return next((root for root in roots if root.is_dir()), roots[0])
+
+
+def checked_paths(paths: Sequence[str], root: Path | None) -> list[str | None]:
+    """Put the paths under the root, None where empty.
+
+    Raises:
+        TaskError: for a path that climbs out of the root.
+    """
+    return [_checked(path, root) if path else None for path in paths]
+
+
+def _checked(path: str, root: Path | None) -> str:
+    parts = PurePosixPath(path.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or "\0" in path:
+        raise TaskError(f"image path {path!r} climbs out of the image folder {root}")
+    return path if root is None else f"{root}/{path}"

@@ -1,0 +1,85 @@
+"""The table of the 36 datasets, read once and checked, and the tasks made of its rows."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from mmeb_harness.task import MetaTask, Split, Task
+
+LOADER = "mmeb_harness.tasks.mmeb:load"
+MINI_LOADER = "mmeb_harness.tasks.mmeb:load_mini"
+TRAINING_LOADER = "mmeb_harness.tasks.training:load_training"
+
+Parser = Literal["image_cls", "image_qa", "image_i2t", "image_t2i", "image_i2i_vg"]
+
+
+class DatasetFacts(BaseModel):
+    """One row of the table; an instruction is None where that side is bare text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    meta_task: MetaTask
+    split: Split
+    query_modality: str
+    target_modality: str
+    query_instruction: str
+    target_instruction: str | None = None
+    train_name: str | None = None
+    train_instruction: str | None = None
+    parser: Parser
+    unimodal: Literal["t2i", "i2t"] | None = None
+    candidates: int
+
+
+@cache
+def _table() -> Mapping[str, Any]:
+    return tomllib.loads((files(__package__) / "mmeb.toml").read_text())
+
+
+@cache
+def dataset_facts() -> Mapping[str, DatasetFacts]:
+    """Return the rows by dataset name, in the order of the public leaderboard."""
+    rows = [DatasetFacts(**row) for row in _table()["task"]]
+    return {row.name: row for row in rows}
+
+
+def suite_facts() -> Mapping[str, str]:
+    """Return the repositories of the suite and the size of its download."""
+    facts: Mapping[str, str] = _table()["suite"]
+    return facts
+
+
+def mmeb_tasks() -> list[Task]:
+    """Return the 36 tasks."""
+    return [_task("mmeb", facts) for facts in dataset_facts().values()]
+
+
+def mini_tasks() -> list[Task]:
+    """Return the embedded tasks: those rows for which evaluation data ships in the package."""
+    shipped = files("mmeb_harness.tasks.mini") / "data"
+    return [
+        _task("mini", facts, MINI_LOADER)
+        for facts in dataset_facts().values()
+        if (shipped / facts.name).is_dir()
+    ]
+
+
+def _task(suite: str, facts: DatasetFacts, loader: str = LOADER) -> Task:
+    trained = suite == "mmeb" and facts.train_name is not None
+    return Task(
+        name=facts.name,
+        suite=suite,
+        meta_task=facts.meta_task,
+        split=facts.split,
+        loader=loader,
+        training_loader=TRAINING_LOADER if trained else None,
+        summary=f"{facts.query_modality} to {facts.target_modality}",
+        facts=facts.model_dump(),
+    )
