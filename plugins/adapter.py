@@ -1,0 +1,134 @@
+"""Binds a LoRA or DoRA adapter to a model, every tensor of it, or fails and names the keys.
+
+The one idea: peft only warns when keys do not match and then leaves the base model as it was. Here
+the file's keys are mapped to today's module names, both key sets must be equal, and every value is
+compared with the file afterwards, DoRA magnitudes too.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmeb_harness.errors import AdapterMismatch
+
+if TYPE_CHECKING:
+    import torch
+
+KeyRule = tuple[str, str]
+"""A regular expression on a key without its `base_model.model.` prefix, and the replacement."""
+
+PREFIX = "base_model.model."
+
+
+def bind_adapter(model: torch.nn.Module, folder: Path, rules: Sequence[KeyRule]) -> Any:
+    """Put the adapter of `folder` onto `model`; return the peft model, all tensors bound.
+
+    Raises:
+        AdapterMismatch: naming keys that the file lacks, keys that match no module, shapes or
+            values that differ.
+    """
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    config = _read_config(folder)
+    tensors = {_mapped(key, rules): value for key, value in _read_tensors(folder).items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # peft's warnings are checked for below, as errors
+        bound: Any = get_peft_model(model, config)  # type: ignore[arg-type]  # any module will do
+        expected = get_peft_model_state_dict(bound)
+        _check_keys(folder, set(tensors), set(expected))
+        _check_shapes(folder, tensors, expected)
+        set_peft_model_state_dict(bound, dict(tensors))
+    _check_values(folder, tensors, get_peft_model_state_dict(bound))
+    return bound
+
+
+def merge_adapter(bound: Any) -> torch.nn.Module:
+    """Merge the adapter into the model, layer by layer in float32, and return the plain model."""
+    import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for layer in [one for one in bound.modules() if isinstance(one, BaseTunerLayer)]:
+        base: Any = layer.get_base_layer()
+        dtype = base.weight.dtype
+        base.to(torch.float32)
+        layer.merge(safe_merge=True)
+        base.to(dtype)
+    merged: torch.nn.Module = bound.unload()
+    return merged
+
+
+def _read_config(folder: Path) -> Any:
+    from peft import PeftConfig
+
+    try:
+        config: Any = PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise AdapterMismatch(f"{folder} holds no usable adapter: {error}") from error
+    config.inference_mode = False
+    return config
+
+
+def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / "adapter_model.safetensors"
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise AdapterMismatch(f"{path} cannot be read: {error}") from error
+
+
+def _mapped(key: str, rules: Sequence[KeyRule]) -> str:
+    bare = key.removeprefix(PREFIX)
+    for pattern, replacement in rules:
+        renamed, count = re.subn(pattern, replacement, bare)
+        if count:
+            return PREFIX + renamed
+    return PREFIX + bare
+
+
+def _check_keys(folder: Path, found: set[str], expected: set[str]) -> None:
+    problems = []
+    if lacking := sorted(expected - found):
+        problems.append(f"it lacks {_named(lacking)}")
+    if unplaced := sorted(found - expected):
+        problems.append(f"no module takes {_named(unplaced)}")
+    if problems:
+        raise AdapterMismatch(
+            f"the adapter in {folder} does not fit the model: {'; '.join(problems)}"
+        )
+
+
+def _named(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - 4} more" if len(keys) > 4 else ""
+    return f"{len(keys)} tensors ({', '.join(keys[:4])}{more})"
+
+
+def _check_shapes(
+    folder: Path, tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]
+) -> None:
+    for key, value in tensors.items():
+        if value.shape != expected[key].shape:
+            raise AdapterMismatch(
+                f"the adapter in {folder} does not fit the model: {key} has shape "
+                f"{tuple(value.shape)}, the model needs {tuple(expected[key].shape)}"
+            )
+
+
+def _check_values(
+    folder: Path, tensors: Mapping[str, torch.Tensor], bound: Mapping[str, torch.Tensor]
+) -> None:
+    import torch
+
+    wrong = [
+        key
+        for key, value in tensors.items()
+        if not torch.equal(bound[key].cpu(), value.to(bound[key].dtype).cpu())
+    ]
+    if wrong:
+        raise AdapterMismatch(f"the adapter in {folder} was not bound: {_named(sorted(wrong))}")

@@ -1,0 +1,184 @@
+"""The base of families whose weights are a folder or a Hub id: lazy weights, picklable CPU half.
+
+The one idea: rendering, sizing and preparing need the tokenizer and the image processor only, so
+the weights are loaded at the first forward; a run that has nothing to compute never loads them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmeb_harness.card import CARD_FILE, Card
+from mmeb_harness.encoder import TrainableEncoder
+from mmeb_harness.errors import EnvironmentFault, UsageError, unknown_name
+from mmeb_harness.hub import CONFIGURATION, WEIGHTS, commit_of, fetch_model, local_folder
+
+if TYPE_CHECKING:
+    import torch
+
+DTYPES = ("float32", "bfloat16", "float16")
+KERNELS = {"eager": "eager", "sdpa": "sdpa", "flash": "flash_attention_2"}
+
+
+class Pretrained(TrainableEncoder):
+    """An encoder over published weights, with the settings of a card."""
+
+    def __init__(self, card: Card, device: str | None = None, dtype: str | None = None) -> None:
+        if card.base is None:
+            raise UsageError(f"{card.name} names no weights: -m {card.name}:FOLDER_OR_HUB_ID")
+        self.base, self.adapter = card.base, card.adapter
+        self.device = chosen_device(device)
+        self.dtype = chosen_dtype(dtype, self.device)
+        self.attention = card.attention or "sdpa"
+        self._module: torch.nn.Module | None = None
+        if self.adapter is None:
+            self.base, self.adapter = _base_of_adapter(card.base)
+        self.card = card
+        _ = self.base_folder, self.adapter_folder
+
+    @abstractmethod
+    def load_module(self) -> torch.nn.Module:
+        """Load the weights and bind the adapter."""
+
+    @abstractmethod
+    def save_processors(self, folder: Path) -> None:
+        """Write what the CPU half needs."""
+
+    @property
+    def module(self) -> torch.nn.Module:
+        if self._module is None:
+            self._module = self.load_module().to(self.device).eval()
+        return self._module
+
+    @cached_property
+    def base_folder(self) -> Path:
+        """Folder with the configuration and tokenizer of the base, and its weights once loaded."""
+        return fetch_model(self.base, self.card.revision, CONFIGURATION)
+
+    @cached_property
+    def adapter_folder(self) -> Path | None:
+        """Folder of the adapter, if there is one."""
+        if self.adapter is None:
+            return None
+        return fetch_model(self.adapter, self.card.adapter_revision, WEIGHTS)
+
+    def fetch_weights(self) -> Path:
+        """Return the base's folder with the weights in it, of the very commit already read."""
+        return fetch_model(self.base, commit_of(self.base_folder) or self.card.revision, WEIGHTS)
+
+    def fingerprint(self) -> str:
+        return type(self).__name__
+
+    def weight_folders(self) -> Sequence[Path]:
+        adapter = self.adapter_folder
+        return (self.base_folder,) if adapter is None else (self.base_folder, adapter)
+
+    def save(self, folder: Path) -> None:
+        """Write the weights (an adapter merged in), the processors and the card."""
+        folder.mkdir(parents=True, exist_ok=True)
+        module: Any = self.module
+        module.save_pretrained(folder)
+        self.save_processors(folder)
+        own = {"name": folder.name, "base": ".", "revision": None}
+        own |= {"adapter": None, "adapter_revision": None, "verified": "no", "probes": ()}
+        card = self.card.model_copy(update=own)
+        (folder / CARD_FILE).write_text(card.model_dump_json(indent=1))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The CPU half: everything but the weights."""
+        return {**self.__dict__, "_module": None}
+
+
+def chosen_device(wanted: str | None) -> str:
+    """Return the device asked for, or the best there is. Raises where it is not there."""
+    import torch
+
+    if wanted is None:
+        if torch.cuda.is_available():
+            return "cuda"
+        return "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        fault = str(error).splitlines()[0]
+        raise EnvironmentFault(f"device {wanted!r} cannot be used: {fault}") from None
+    return wanted
+
+
+def chosen_dtype(wanted: str | None, device: str) -> str:
+    """Return the numeric type asked for, or float32 on a CPU and bfloat16 elsewhere."""
+    if wanted is None:
+        return "float32" if device == "cpu" else "bfloat16"
+    if wanted not in DTYPES:
+        raise unknown_name("dtype", wanted, DTYPES)
+    return wanted
+
+
+def _base_of_adapter(reference: str) -> tuple[str, str | None]:
+    """Return base and adapter where a folder turns out to be an adapter alone."""
+    folder = local_folder(reference)
+    config = None if folder is None else folder / "adapter_config.json"
+    if folder is None or config is None or not config.is_file() or _has_model(folder):
+        return reference, None
+    base = json.loads(config.read_text()).get("base_model_name_or_path")
+    if not base:
+        raise UsageError(f"{folder} is an adapter that names no base: -m FAMILY:BASE -M adapter=...")
+    return str(base), reference
+
+
+def _has_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file()
+
+
+def load_checked(auto_class: Any, folder: Path, dtype: str, attention: str) -> Any:
+    """Load a model and refuse it if a weight is missing: the library only warns.
+
+    Raises:
+        EnvironmentFault: for missing, damaged or misshapen weights, or a missing kernel.
+    """
+    import torch
+
+    with quiet_transformers():
+        try:
+            model, report = auto_class.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                attn_implementation=KERNELS[attention],
+                output_loading_info=True,
+            )
+        except Exception as error:  # every library layer has errors of its own here
+            raise EnvironmentFault(
+                f"the weights in {folder} cannot be loaded: {type(error).__name__}: "
+                f"{str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+            ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise EnvironmentFault(
+            f"the weights in {folder} lack {len(missing)} tensors of the model "
+            f"({', '.join(missing[:3])}, ...): they would be random"
+        )
+    return model
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from printing bars and tables; what matters is checked by code."""
+    from transformers.utils import logging as transformers_logging
+
+    before = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity(logging.CRITICAL)
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+        if bars:
+            transformers_logging.enable_progress_bar()
