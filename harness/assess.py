@@ -1,11 +1,10 @@
-"""From outcomes to a task's result: the score, its interval, and what should make one wary of it."""
+"""From outcomes to a task's result: the score, its interval, and what should make one wary."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-
 from mmeb_harness.encoder import Vectors
 from mmeb_harness.result import TaskResult
 from mmeb_harness.score import Outcomes, chance, normalised
@@ -19,8 +18,8 @@ MANY_TIES = 0.01
 """Share of queries with a tied rival above which ties are worth a warning."""
 
 NOTE_WARNINGS = {
-    "unknown_instruction": "{} rows whose instruction is not in the table (`prompt=plain` keeps it)",
-    "stray_placeholder": "{} rows with an image placeholder and no image (see `stray_placeholder`)",
+    "unknown_instruction": "{} rows with an instruction that is not in the table",
+    "stray_placeholder": "{} rows with a placeholder and no image (see stray_placeholder)",
 }
 
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
 from mmeb_harness.errors import UsageError, unknown_name
 from mmeb_harness.image import Resolution
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Prompt = Literal["stored", "plain"]
 Similarity = Literal["cosine", "dot"]

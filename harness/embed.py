@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-
 from mmeb_harness.encoder import Vectors
 from mmeb_harness.engines.local import default_workers, run_batches
 from mmeb_harness.errors import ItemError

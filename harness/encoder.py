@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
-
 from mmeb_harness.item import Item, Rendered
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch

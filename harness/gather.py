@@ -9,9 +9,9 @@ from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines.batch import reason
 from mmeb_harness.errors import EnvironmentFault, TaskError
 from mmeb_harness.files import FileIndex
+from mmeb_harness.image import describe
 from mmeb_harness.item import Item, Rendered
 from mmeb_harness.keys import item_key
-from mmeb_harness.image import describe
 from mmeb_harness.plan import Key
 from mmeb_harness.store import VectorStore
 from mmeb_harness.task import TaskData

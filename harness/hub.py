@@ -43,8 +43,8 @@ def fetch_model(reference: str, revision: str | None, patterns: Sequence[str] = 
     folder = local_folder(reference)
     if folder is not None:
         return folder
-    from huggingface_hub import snapshot_download
     from huggingface_hub import errors as hub_errors
+    from huggingface_hub import snapshot_download
 
     try:
         return Path(snapshot_download(reference, revision=revision, allow_patterns=list(patterns)))

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from mmeb_harness.errors import ItemError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from mmeb_harness.item import ImageSource
+    from PIL.Image import Image
 
 Resolution = Literal["high", "mid", "low", "default", "processor"]
 

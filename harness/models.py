@@ -31,7 +31,10 @@ def resolve_model(registry: Registry, name: str, overrides: Mapping[str, Any]) -
     """
     card, owner = _find(registry, name)
     plugin = registry.cards[owner].plugin if owner in registry.cards else _built_in(registry)
-    return Model(card=card.with_options(overrides), plugin=plugin, overrides=dict(overrides))
+    chosen = card.with_options(overrides)
+    return Model(
+        card=chosen, plugin=plugin, overrides={key: getattr(chosen, key) for key in overrides}
+    )
 
 
 def _find(registry: Registry, name: str) -> tuple[Card, str]:

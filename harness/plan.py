@@ -11,13 +11,13 @@ import hashlib
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-
 from mmeb_harness.files import write_aside
+from numpy.typing import NDArray
 
 Key = bytes
 """Digest of all that determines one vector within an encoder's namespace: 16 bytes."""
@@ -50,7 +50,7 @@ class Plan:
         """Yield, for each batch in order, the rows it holds."""
         bounds = np.flatnonzero(np.diff(self.batches)) + 1
         edges = [0, *bounds.tolist(), len(self.keys)]
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges):
             if stop > start:
                 yield range(start, stop)
 

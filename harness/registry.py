@@ -14,7 +14,6 @@ from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, v
 from typing import Any, TypeVar
 
 import pluggy
-
 from mmeb_harness import hookspecs
 from mmeb_harness.card import Card
 from mmeb_harness.errors import UsageError

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from mmeb_harness.card import Card
 from mmeb_harness.summary import Summary, summarise
 from mmeb_harness.task import MetaTask, Split
+from pydantic import BaseModel, ConfigDict
 
 SCHEMA_VERSION = 1
 

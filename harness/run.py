@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import numpy as np
-
 from mmeb_harness import environment, runfolder
 from mmeb_harness.assess import assess, failed
 from mmeb_harness.engines.batch import EncoderFailed
@@ -142,7 +141,7 @@ class Job:
     # -- steps ---------------------------------------------------------------------------------
 
     def _claim(self, folder: Path) -> None:
-        """Make the folder this run's own, or refuse it; a folder that cannot be written shows now."""
+        """Make the folder this run's own, or refuse it; whether it can be written shows now."""
         if self.settings.fresh:
             runfolder.clear(folder)
         old = runfolder.read_record(folder)

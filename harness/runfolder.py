@@ -1,4 +1,4 @@
-"""A run's folder: run.json, plan.arrow, tasks/NAME.json, tasks/NAME.parquet; read and written whole."""
+"""A run's folder: run.json, plan.arrow, and tasks/NAME.json with tasks/NAME.parquet."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ValidationError
-
 from mmeb_harness.errors import UsageError
 from mmeb_harness.files import write_aside
 from mmeb_harness.plan import PLAN_FILE
 from mmeb_harness.result import SCHEMA_VERSION, Run, RunRecord, TaskResult
 from mmeb_harness.score import Outcomes
+from pydantic import BaseModel, ValidationError
 
 RUN_FILE = "run.json"
 TASKS = "tasks"

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-
 from mmeb_harness.encoder import Vectors
 from mmeb_harness.task import Ragged
+from numpy.typing import NDArray
 
 Scoring = Literal["expected", "reference"]
 Similarity = Literal["cosine", "dot"]

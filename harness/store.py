@@ -18,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
-
 from mmeb_harness.encoder import Vectors
 from mmeb_harness.files import write_aside
 from mmeb_harness.plan import Key
+from numpy.typing import NDArray
 
 ABOUT_FILE = "about.json"
 SHARD_BYTES = 8 << 20

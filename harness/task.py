@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
-
 from mmeb_harness.errors import TaskError
 from mmeb_harness.item import Item
 from mmeb_harness.loading import load_object
+from numpy.typing import NDArray
 
 MetaTask = Literal["classification", "vqa", "retrieval", "grounding"]
 Split = Literal["ind", "ood"]
@@ -111,7 +110,7 @@ class TaskData:
         if not (len(queries) == len(rows) == len(gold)):
             raise TaskError("queries, candidates and gold differ in length")
         golds = [
-            [int(row[place]) for place in ((places,) if isinstance(places, int) else places)]
+            [int(row[place]) for place in (places if isinstance(places, Sequence) else [places])]
             for row, places in zip(rows, gold, strict=True)
         ]
         return cls(

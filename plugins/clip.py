@@ -109,9 +109,7 @@ class Clip(Pretrained):
         ]
         return ids
 
-    def _tokens(
-        self, texts: Sequence[str]
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    def _tokens(self, texts: Sequence[str]) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         import torch
 
         if not texts:

@@ -86,9 +86,9 @@ class Pretrained(TrainableEncoder):
         module: Any = self.module
         module.save_pretrained(folder)
         self.save_processors(folder)
-        own = {"name": folder.name, "base": ".", "revision": None}
-        own |= {"adapter": None, "adapter_revision": None, "verified": "no", "probes": ()}
-        card = self.card.model_copy(update=own)
+        own = {"name": folder.name, "base": ".", "verified": "no", "probes": ()}
+        published = dict.fromkeys(("revision", "adapter", "adapter_revision", "published_as"))
+        card = self.card.model_copy(update={**own, **published})
         (folder / CARD_FILE).write_text(card.model_dump_json(indent=1))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -129,7 +129,9 @@ def _base_of_adapter(reference: str) -> tuple[str, str | None]:
         return reference, None
     base = json.loads(config.read_text()).get("base_model_name_or_path")
     if not base:
-        raise UsageError(f"{folder} is an adapter that names no base: -m FAMILY:BASE -M adapter=...")
+        raise UsageError(
+            f"{folder} is an adapter that names no base: -m FAMILY:BASE -M adapter=..."
+        )
     return str(base), reference
 
 

@@ -102,9 +102,7 @@ class Qwen2VL(Pretrained):
         import torch
 
         pictures = [self._picture(one.image) for one in rendered if one.image is not None]
-        processed = (
-            self.image_processor(images=pictures, return_tensors="pt") if pictures else None
-        )
+        processed = self.image_processor(images=pictures, return_tensors="pt") if pictures else None
         grids = None if processed is None else processed["image_grid_thw"]
         counts = iter([] if grids is None else self._token_counts(grids))
         rows = [self._ids(one, 0 if one.image is None else next(counts)) for one in rendered]

@@ -9,12 +9,11 @@ import hashlib
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-
 from mmeb_harness.encoder import PlannedEncoder, Vectors
 from mmeb_harness.errors import ItemError
 from mmeb_harness.image import load_image, pixel_digest
 from mmeb_harness.item import Item, Rendered
+from numpy.typing import NDArray
 
 DIMENSION = 64
 IMAGE_TOKENS = 64

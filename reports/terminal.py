@@ -1,18 +1,17 @@
-"""The leaderboard on a terminal: tasks by meta-task, IND and OOD marked, averages, what is missing."""
+"""The leaderboard on a terminal: tasks by meta-task, splits marked, averages, what is missing."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
 
+from mmeb_harness.errors import UsageError
+from mmeb_harness.reporter import ReportOptions
+from mmeb_harness.result import Run, TaskName, TaskResult
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-
-from mmeb_harness.errors import UsageError
-from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.result import Run, TaskName, TaskResult
 
 SPLIT_STYLES = {"ind": "cyan", "ood": "magenta"}
 TITLES = {"vqa": "VQA"}

@@ -8,9 +8,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from mmeb_harness.task import MetaTask, Split, Task
+from pydantic import BaseModel, ConfigDict
 
 LOADER = "mmeb_harness.tasks.mmeb:load"
 MINI_LOADER = "mmeb_harness.tasks.mmeb:load_mini"

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-
 from mmeb_harness.errors import DataMissing, TaskError
 from mmeb_harness.item import Item, Role
 from mmeb_harness.task import DataLocation, Pair, Task

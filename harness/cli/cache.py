@@ -6,7 +6,6 @@ import shutil
 from typing import Annotated
 
 import typer
-
 from mmeb_harness.cli import options
 from mmeb_harness.cli.options import option
 from mmeb_harness.errors import UsageError
@@ -25,10 +24,8 @@ def list_cache(cache_dir: options.CacheDir = None) -> None:
     root = cache_root(cache_dir)
     typer.echo(f"cache  {root}")
     for stored in stored_encoders(root / "vectors"):
-        megabytes = stored.size_bytes / 1e6
-        typer.echo(
-            f"{stored.folder.name}  {stored.vectors:>9,} vectors  {megabytes:>9.1f} MB  {stored.name}"
-        )
+        size = f"{stored.size_bytes / 1e6:>9.1f} MB"
+        typer.echo(f"{stored.folder.name}  {stored.vectors:>9,} vectors  {size}  {stored.name}")
     for folder in sorted(path for path in (root / "data").glob("*") if path.is_dir()):
         typer.echo(f"data   {folder}")
 

@@ -8,6 +8,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from time import perf_counter
 
+from mmeb_harness.progress import Progress
+from mmeb_harness.registry import Registry
+from mmeb_harness.reporter import ReportOptions
+from mmeb_harness.result import Run, TaskResult
+from mmeb_harness.run import Forecast
 from rich.console import Console as RichConsole
 from rich.progress import (
     BarColumn,
@@ -19,12 +24,6 @@ from rich.progress import (
 from rich.progress import (
     Progress as RichProgress,
 )
-
-from mmeb_harness.progress import Progress
-from mmeb_harness.registry import Registry
-from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.result import Run, TaskResult
-from mmeb_harness.run import Forecast
 
 PLAIN_SECONDS = 30.0
 """How often a plain log says how far the encoding is."""

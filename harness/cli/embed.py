@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-
 from mmeb_harness.cli import options
 from mmeb_harness.cli.options import parse_pairs
 from mmeb_harness.errors import ItemError, UsageError, unknown_name
@@ -44,7 +43,6 @@ def embed(
     """
     options.go_offline(offline)
     import numpy as np
-
     from mmeb_harness.cli.console import Console
     from mmeb_harness.embed import embed_items
     from mmeb_harness.files import FileIndex, cache_root, write_aside

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
-
 from mmeb_harness.cli import options
 from mmeb_harness.errors import unknown_name
 from mmeb_harness.registry import Registry, build_registry

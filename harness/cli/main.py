@@ -11,7 +11,6 @@ from typing import Annotated, Any, NoReturn
 
 import click
 import typer
-
 from mmeb_harness.cli import cache, data, embed, listing, report, run
 from mmeb_harness.errors import HarnessError
 
@@ -54,7 +53,7 @@ def _root(
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 well, 1 a task failed, 2 usage, 3 surroundings, 130 stopped."""
+    """Run and exit: 0 well, 1 a task failed, 2 usage, 3 surroundings, 130 stopped."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     signal.signal(signal.SIGTERM, _terminated)
     sys.exit(_run(arguments))

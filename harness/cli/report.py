@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from mmeb_harness.cli.options import option
 from mmeb_harness.errors import UsageError, unknown_name
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-
 from mmeb_harness.cli import options
 from mmeb_harness.cli.options import option, parse_pairs
 

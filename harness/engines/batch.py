@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-
 from mmeb_harness.encoder import Batch, PlannedEncoder, Vectors, infer
 from mmeb_harness.errors import EnvironmentFault, HarnessError, ItemError
 from mmeb_harness.item import Rendered
@@ -77,7 +76,7 @@ def encode_prepared(
         raise
     except Exception as error:
         return _halved(encoder, rendered, prepared, error)
-    finite: list[bool] = np.isfinite(vectors).all(axis=1).tolist()
+    finite = [bool(np.isfinite(vector).all()) for vector in vectors]
     failures |= {
         row: "its vector is not finite (NaN or infinite)"
         for row, good in zip(prepared.rows, finite, strict=True)

@@ -1,0 +1,40 @@
+# Everything a developer types. `make` alone lists it.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test quick check dev clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY)  ## set up, then score an encoder on the embedded suite and print the leaderboard
+	$(BIN)/mmeb-harness run
+
+test: $(READY)  ## set up, then run every test but those marked gpu, network or slow
+	$(BIN)/python -m pytest
+
+quick: $(READY)  ## the tests that answer in under a minute
+	$(BIN)/python -m pytest -q -m "not thorough"
+
+check: $(READY)  ## format, lint and types, the types on an installed copy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	rm -rf build
+	$(PIP) install --quiet --no-deps --no-build-isolation --upgrade --target build/check .
+	cd build && MYPYPATH=check ../$(BIN)/mypy --config-file ../pyproject.toml -p mmeb_harness
+
+dev: $(READY)  ## reinstall so that editors follow the sources; again after adding a file
+	$(PIP) install --quiet --no-deps --no-build-isolation -e . --config-settings editable_mode=strict
+
+clean:  ## remove the environment and what builds leave
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
