@@ -54,9 +54,8 @@ def embed_items(
 
 
 def _plan(subject: Subject, work: Work, budget: int) -> Plan:
-    keys = list(work.missing)
-    sizes = np.array([subject.encoder.size(work.missing[key]) for key in keys], dtype=np.int32)
-    return make_plan(keys, sizes, budget=budget, identity="", name=new_plan_name())
+    sizes = work.measure(subject.encoder)
+    return make_plan(list(work.missing), sizes, budget=budget, identity="", name=new_plan_name())
 
 
 def _encode(
@@ -67,7 +66,7 @@ def _encode(
     workers: int | None,
     progress: Progress,
 ) -> dict[bytes, str]:
-    failures: dict[bytes, str] = {}
+    failures = work.faults
     batches = list(plan.rows_by_batch())
     rendered = [[work.missing[plan.keys[row]] for row in rows] for rows in batches]
     if workers is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines.batch import reason
 from mmeb_harness.errors import EnvironmentFault, TaskError
@@ -15,14 +16,32 @@ from mmeb_harness.keys import item_key
 from mmeb_harness.plan import Key
 from mmeb_harness.store import VectorStore
 from mmeb_harness.task import TaskData
+from numpy.typing import NDArray
 
 
 @dataclass
 class Work:
-    """What is left to encode: renderings by key, in the order in which they were first met."""
+    """What is left to encode: renderings by key, in the order in which they were first met.
+
+    `stored` are the keys whose vectors are there, `faults` says why others cannot be had.
+    """
 
     missing: dict[Key, Rendered] = field(default_factory=dict)
     stored: set[Key] = field(default_factory=set)
+    faults: dict[Key, str] = field(default_factory=dict)
+
+    def measure(self, encoder: PlannedEncoder) -> NDArray[np.int32]:
+        """Return the tokens of each missing item, in order; the immeasurable become faults."""
+        sizes = []
+        for key, rendered in list(self.missing.items()):
+            try:
+                sizes.append(encoder.size(rendered))
+            except EnvironmentFault:
+                raise
+            except Exception as error:
+                self.faults[key] = reason(error)
+                del self.missing[key]
+        return np.array(sizes, dtype=np.int32)
 
 
 def gather_items(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmeb_harness.card import CARD_FILE, Card, read_card
-from mmeb_harness.errors import EnvironmentFault, UsageError, unknown_name
+from mmeb_harness.errors import EnvironmentFault, HarnessError, UsageError, unknown_name
 from mmeb_harness.loading import call_with_known, load_object
 from mmeb_harness.registry import DISTRIBUTION, Plugin, Registry
 
@@ -75,8 +75,15 @@ def build_encoder(card: Card, *, device: str | None = None, dtype: str | None = 
     """
     for requirement in card.requires:
         _require(card, requirement)
-    offered = {"card": card, "device": device, "dtype": dtype}
-    return call_with_known(load_object(card.factory), offered)
+    factory = load_object(card.factory)
+    try:
+        return call_with_known(factory, {"card": card, "device": device, "dtype": dtype})
+    except HarnessError:
+        raise
+    except Exception as error:
+        raise EnvironmentFault(
+            f"{card.name} cannot be built: {type(error).__name__}: {error}"
+        ) from error
 
 
 def _require(card: Card, requirement: str) -> None:

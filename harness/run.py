@@ -163,7 +163,7 @@ class Job:
 
     def _gather(self, store: VectorStore) -> tuple[Work, list[_Open]]:
         work, tasks = Work(), []
-        absent: dict[str, DataMissing] = {}
+        absent: list[tuple[Task, DataMissing]] = []
         for task in self.settings.tasks:
             try:
                 data = task.load(self.settings.location)
@@ -175,14 +175,15 @@ class Job:
                 )
                 tasks.append(_Open(task=task, data=data, keys=keys))
             except DataMissing as error:
-                absent[task.name] = error
-                self._fail(task, str(error))
+                absent.append((task, error))
             except EnvironmentFault:
                 raise
             except HarnessError as error:
                 self._fail(task, str(error))
         if absent and len(absent) == len(self.settings.tasks):
-            raise next(iter(absent.values()))
+            raise absent[0][1]
+        for task, missing in absent:
+            self._fail(task, str(missing))
         return work, tasks
 
     def _plan(self, work: Work, tasks: Sequence[_Open], before: Plan | None) -> Plan:
@@ -199,11 +200,10 @@ class Job:
         return plan
 
     def _new_plan(self, work: Work, identity: str) -> Plan:
-        keys = list(work.missing)
-        sizes = [self.subject.encoder.size(work.missing[key]) for key in keys]
+        sizes = work.measure(self.subject.encoder)
         return make_plan(
-            keys,
-            np.array(sizes, dtype=np.int32),
+            list(work.missing),
+            sizes,
             budget=self._batch_tokens,
             identity=identity,
             name=new_plan_name(),
@@ -211,7 +211,7 @@ class Job:
         )
 
     def _encode(self, plan: Plan, work: Work, tasks: list[_Open], store: VectorStore) -> None:
-        failures: dict[Key, str] = {}
+        failures = work.faults
         self._score_ready(tasks, failures, store)
         batches = [_missing_rows(plan, rows, work.missing) for rows in plan.rows_by_batch()]
         batches = [rows for rows in batches if rows]

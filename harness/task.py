@@ -109,10 +109,8 @@ class TaskData:
         rows = _candidate_rows(candidates, len(queries), index)
         if not (len(queries) == len(rows) == len(gold)):
             raise TaskError("queries, candidates and gold differ in length")
-        golds = [
-            [int(row[place]) for place in (places if isinstance(places, Sequence) else [places])]
-            for row, places in zip(rows, gold, strict=True)
-        ]
+        places = [[one] if isinstance(one, int) else list(one) for one in gold]
+        golds = [row[right].tolist() for row, right in zip(rows, places, strict=True)]
         return cls(
             items=items,
             queries=np.array(query_rows, dtype=np.int32),

@@ -39,6 +39,8 @@ class TwoTowerBatch:
 class Clip(Pretrained):
     """An encoder over CLIP's two towers."""
 
+    model_types = ("clip",)
+
     @cached_property
     def tokenizer(self) -> Any:
         """The tokenizer of the base."""

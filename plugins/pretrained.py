@@ -41,7 +41,23 @@ class Pretrained(TrainableEncoder):
         if self.adapter is None:
             self.base, self.adapter = _base_of_adapter(card.base)
         self.card = card
-        _ = self.base_folder, self.adapter_folder
+        self._check_family()
+        _ = self.adapter_folder
+
+    model_types: tuple[str, ...] = ()
+    """The `model_type`s of configurations that this family reads."""
+
+    def _check_family(self) -> None:
+        path = self.base_folder / "config.json"
+        try:
+            found = json.loads(path.read_text()).get("model_type")
+        except (OSError, ValueError) as error:
+            raise EnvironmentFault(f"{path} cannot be read: {error}") from None
+        if found not in self.model_types:
+            raise UsageError(
+                f"{self.base} is a model of type {found!r}; "
+                f"{self.card.family or self.card.name} reads {', '.join(self.model_types)}"
+            )
 
     @abstractmethod
     def load_module(self) -> torch.nn.Module:

@@ -53,6 +53,7 @@ class QwenBatch:
 class Qwen2VL(Pretrained):
     """An encoder over Qwen2-VL or Qwen2.5-VL. `padding_side` changes no vector, only padding."""
 
+    model_types = ("qwen2_vl", "qwen2_5_vl")
     padding_side = "right"
 
     # -- CPU half ------------------------------------------------------------------------------

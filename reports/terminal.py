@@ -16,6 +16,9 @@ from rich.text import Text
 SPLIT_STYLES = {"ind": "cyan", "ood": "magenta"}
 TITLES = {"vqa": "VQA"}
 
+NAMED = 6
+"""Missing tasks are named up to so many, then counted."""
+
 
 def render(runs: Sequence[Run], options: ReportOptions) -> str:
     """Render one leaderboard for each suite that the runs are of."""
@@ -96,7 +99,9 @@ def _remarks(runs: Sequence[Run]) -> Iterable[str]:
         name = run.record.model
         missing = [task for task in run.summary.missing if task not in run.tasks]
         if missing:
-            yield f"{name}: not run: {', '.join(missing)}; averages over them are left out"
+            names = f" ({', '.join(missing)})" if len(missing) <= NAMED else ""
+            count = f"{len(missing)} of {len(run.record.suite_tasks)} tasks not run"
+            yield f"{name}: {count}{names}; averages that need them are left out"
         for result in run.tasks.values():
             if result.error:
                 yield f"{name}: {result.name} failed: {result.error}"

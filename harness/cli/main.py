@@ -9,10 +9,14 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
 from mmeb_harness.cli import cache, data, embed, listing, report, run
 from mmeb_harness.errors import HarnessError
+
+DEBUG = "MMEB_HARNESS_DEBUG"
+
+_UsageFault: Any = typer.BadParameter.__mro__[2]
+"""Typer's base of all usage errors (ClickException), which it does not export by name."""
 
 app = typer.Typer(
     name="mmeb-harness",
@@ -63,19 +67,24 @@ def _run(arguments: list[str]) -> int:
     try:
         status = app(arguments, standalone_mode=False, prog_name="mmeb-harness")
         return status if isinstance(status, int) else 0
-    except click.exceptions.Exit as exit_request:
+    except typer.Exit as exit_request:
         return int(exit_request.exit_code)
-    except click.ClickException as error:
+    except _UsageFault as error:
         return _fail(arguments, error.format_message(), error.exit_code, error)
     except HarnessError as error:
         return _fail(arguments, str(error), error.exit_status)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail(arguments, "stopped; what was computed is kept, the same command goes on", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         return _fail(arguments, f"{error}", 3)
+    except Exception as error:
+        if os.environ.get(DEBUG):
+            raise
+        what = f"{type(error).__name__}: {error}"
+        return _fail(arguments, f"{what} (a defect here or in a plugin; {DEBUG}=1 shows where)", 1)
 
 
 def _fail(arguments: list[str], message: str, status: int, usage: Any = None) -> int:
