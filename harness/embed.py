@@ -43,7 +43,8 @@ def embed_items(
             describe_namespace(store.folder, {"model": subject.name, **subject.overrides})
         work = Work()
         progress.gathering("items", len(items))
-        keys, faults = gather_items(items, subject.encoder, index, store, work, progress.gathered)
+        gathered = gather_items(items, subject.encoder, index, store, work, progress.gathered)
+        keys, faults = gathered.keys, gathered.faults
         plan = _plan(subject, work, batch_budget(subject, batch_tokens))
         progress.planned(len(plan.keys), plan.tokens, len(work.stored))
         failures = _encode(subject, plan, work, store, workers, progress)

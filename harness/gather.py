@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,7 +13,7 @@ from mmeb_harness.errors import EnvironmentFault, TaskError
 from mmeb_harness.files import FileIndex
 from mmeb_harness.image import describe
 from mmeb_harness.item import Item, Rendered
-from mmeb_harness.keys import item_key
+from mmeb_harness.keys import image_digest, item_key
 from mmeb_harness.plan import Key
 from mmeb_harness.store import VectorStore
 from mmeb_harness.task import TaskData
@@ -44,6 +45,16 @@ class Work:
         return np.array(sizes, dtype=np.int32)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gathered:
+    """The key of each item (empty for the unusable), why items are unusable, and a digest of
+    the images, in the order of the items."""
+
+    keys: list[Key]
+    faults: dict[int, str]
+    images: str
+
+
 def gather_items(
     items: Sequence[Item],
     encoder: PlannedEncoder,
@@ -51,23 +62,23 @@ def gather_items(
     store: VectorStore,
     work: Work,
     advance: Callable[[int], None] = lambda _: None,
-) -> tuple[list[Key], dict[int, str]]:
-    """Render and key the items, noting in `work` those without a stored vector.
-
-    Returns the key of each item (empty for the unusable), and why items are unusable.
-    """
+) -> Gathered:
+    """Render and key the items, noting in `work` those without a stored vector."""
     keys: list[Key] = []
     faults: dict[int, str] = {}
+    images = hashlib.sha256()
     for place, item in enumerate(items):
         try:
             rendered = encoder.render(item)
-            key = item_key(rendered, index)
+            image = image_digest(rendered.image, index)
         except EnvironmentFault:
             raise
         except Exception as error:
             faults[place] = reason(error)
             keys.append(b"")
             continue
+        images.update((image or "-").encode())
+        key = item_key(rendered, image)
         keys.append(key)
         if key not in work.missing and key not in work.stored:
             if store.find([key]):
@@ -77,7 +88,7 @@ def gather_items(
         if place % 256 == 255:
             advance(256)
     advance(len(items) % 256)
-    return keys, faults
+    return Gathered(keys=keys, faults=faults, images=images.hexdigest())
 
 
 def gather_task(
@@ -87,15 +98,15 @@ def gather_task(
     store: VectorStore,
     work: Work,
     advance: Callable[[int], None],
-) -> list[Key]:
+) -> Gathered:
     """Like `gather_items`, but an unusable item fails the whole task. Raises TaskError."""
     ours = Work(stored=work.stored)
-    keys, faults = gather_items(data.items, encoder, index, store, ours, advance)
-    if faults:
-        raise TaskError(name_faults(data.items, faults))
+    gathered = gather_items(data.items, encoder, index, store, ours, advance)
+    if gathered.faults:
+        raise TaskError(name_faults(data.items, gathered.faults))
     for key, rendered in ours.missing.items():
         work.missing.setdefault(key, rendered)
-    return keys
+    return gathered
 
 
 def name_faults(items: Sequence[Item], faults: dict[int, str]) -> str:

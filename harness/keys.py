@@ -62,15 +62,20 @@ def digest_of(facts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def item_key(rendered: Rendered, index: FileIndex) -> Key:
-    """Return the key of one rendered item. Raises ItemError where its image cannot be read."""
-    image = None if rendered.image is None else image_digest(rendered.image, index)
+def item_key(rendered: Rendered, image: str | None) -> Key:
+    """Return the key of one rendered item, `image` being the digest of its image."""
     content = json.dumps([rendered.text, image, rendered.settings])
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()[:16]
 
 
-def image_digest(source: ImageSource, index: FileIndex) -> str:
-    """Digest an image's bytes, or the pixels of a PIL image."""
+def image_digest(source: ImageSource | None, index: FileIndex) -> str | None:
+    """Digest an image's bytes, or the pixels of a PIL image.
+
+    Raises:
+        ItemError: where the image cannot be read.
+    """
+    if source is None:
+        return None
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     if not isinstance(source, str | os.PathLike):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,9 +20,9 @@ from mmeb_harness.engines.batch import EncoderFailed
 from mmeb_harness.engines.local import default_workers, run_batches
 from mmeb_harness.errors import DataMissing, EnvironmentFault, HarnessError
 from mmeb_harness.files import FileIndex
-from mmeb_harness.gather import Work, gather_task, name_item
+from mmeb_harness.gather import Gathered, Work, gather_task, name_item
 from mmeb_harness.item import Rendered
-from mmeb_harness.keys import numeric_stack
+from mmeb_harness.keys import digest_of, numeric_stack
 from mmeb_harness.plan import (
     Key,
     Plan,
@@ -79,8 +79,12 @@ class _Open:
 
     task: Task
     data: TaskData
-    keys: list[Key]
+    gathered: Gathered
     waiting: set[Key] = field(default_factory=set)
+
+    @property
+    def keys(self) -> list[Key]:
+        return self.gathered.keys
 
 
 class Job:
@@ -170,10 +174,10 @@ class Job:
                 if self.settings.limit is not None:
                     data = data.head(self.settings.limit)
                 self.progress.gathering(task.name, len(data.items))
-                keys = gather_task(
+                gathered = gather_task(
                     data, self.subject.encoder, self.index, store, work, self.progress.gathered
                 )
-                tasks.append(_Open(task=task, data=data, keys=keys))
+                tasks.append(_Open(task=task, data=data, gathered=gathered))
             except DataMissing as error:
                 absent.append((task, error))
             except EnvironmentFault:
@@ -260,6 +264,9 @@ class Job:
             data.gold,
             similarity=self.subject.similarity,
             scoring=self.settings.scoring,
+        )
+        data = replace(
+            data, digest=digest_of({"rows": data.digest, "images": open_task.gathered.images})
         )
         result = assess(open_task.task, data, outcomes, vectors, self._result_facts())
         self._done(result, outcomes)
