@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from mmeb_harness.item import Item, Rendered
     from mmeb_harness.reporter import Reporter, ReportOptions
     from mmeb_harness.result import Run, RunRecord, TaskResult
-    from mmeb_harness.task import DataLocation, Pair, Task, TaskData
+    from mmeb_harness.task import DataLocation, Pair, Task
+    from mmeb_harness.taskdata import TaskData
     from mmeb_harness.trainer import Trainer
 
 _HOMES = {
@@ -31,7 +32,8 @@ _HOMES = {
     "Item": "item", "Rendered": "item",
     "Reporter": "reporter", "ReportOptions": "reporter",
     "Run": "result", "RunRecord": "result", "TaskResult": "result",
-    "DataLocation": "task", "Pair": "task", "Task": "task", "TaskData": "task",
+    "DataLocation": "task", "Pair": "task", "Task": "task",
+    "TaskData": "taskdata",
     "Trainer": "trainer",
 }  # fmt: skip
 

@@ -9,7 +9,8 @@ from mmeb_harness.encoder import Vectors
 from mmeb_harness.result import TaskResult
 from mmeb_harness.score import Outcomes, chance, normalised
 from mmeb_harness.summary import wilson
-from mmeb_harness.task import Task, TaskData
+from mmeb_harness.task import Task
+from mmeb_harness.taskdata import TaskData
 
 COLLAPSED = 0.9999
 """Mean cosine to their centre above which vectors count as one."""

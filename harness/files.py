@@ -6,6 +6,7 @@ unchanged file is read once ever.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -61,17 +62,23 @@ def cache_root(given: Path | None = None) -> Path:
 
 
 class FileIndex:
-    """Digests of files, remembered in a small database under the cache."""
+    """Digests of files, remembered in a small database under the cache.
+
+    What is learnt is gathered and written in one short transaction, so that several processes can
+    use the same index; where it cannot be written, files are only read again.
+    """
 
     def __init__(self, root: Path) -> None:
         self.path = root / "files.sqlite"
-        self._added = 0
+        self._learnt: dict[str, tuple[str, str]] = {}
         try:
             root.mkdir(parents=True, exist_ok=True)
-            self._rows = sqlite3.connect(self.path, timeout=60)
-            self._rows.execute(
-                "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, state TEXT, digest TEXT)"
-            )
+            self._rows = sqlite3.connect(self.path, timeout=30)
+            with self._rows:
+                self._rows.execute(
+                    "CREATE TABLE IF NOT EXISTS files"
+                    " (path TEXT PRIMARY KEY, state TEXT, digest TEXT)"
+                )
         except (OSError, sqlite3.Error) as error:
             raise EnvironmentFault(
                 f"the cache {root} cannot be used ({error}): choose --cache-dir"
@@ -81,16 +88,14 @@ class FileIndex:
         """Return the SHA-256 of a file, reading it only if it is new or has changed."""
         name, status = os.path.abspath(path), os.stat(path)
         state = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-        known = self._rows.execute(
-            "SELECT digest FROM files WHERE path = ? AND state = ?", (name, state)
-        ).fetchone()
-        if known is not None:
-            return str(known[0])
+        known = self._known(name)
+        if known is not None and known[0] == state:
+            return known[1]
         started = time.time_ns()
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if started - max(status.st_mtime_ns, status.st_ctime_ns) > SETTLED_NS:
-            self._remember(name, state, digest)
+            self._learnt[name] = (state, digest)
         return digest
 
     def folder_digest(self, folder: Path, *, ignore: tuple[str, ...] = ()) -> str:
@@ -101,13 +106,22 @@ class FileIndex:
                 digest.update(f"{path.name} {self.digest(path)}\n".encode())
         return digest.hexdigest()
 
-    def _remember(self, name: str, state: str, digest: str) -> None:
-        self._rows.execute("REPLACE INTO files VALUES (?, ?, ?)", (name, state, digest))
-        self._added += 1
-        if self._added % 1000 == 0:
-            self._rows.commit()
+    def _known(self, name: str) -> tuple[str, str] | None:
+        if name in self._learnt:
+            return self._learnt[name]
+        row: tuple[str, str] | None = self._rows.execute(
+            "SELECT state, digest FROM files WHERE path = ?", (name,)
+        ).fetchone()
+        return row
+
+    def flush(self) -> None:
+        """Write what was learnt since the last time."""
+        rows = [(name, *fact) for name, fact in self._learnt.items()]
+        with contextlib.suppress(sqlite3.OperationalError), self._rows:
+            self._rows.executemany("REPLACE INTO files VALUES (?, ?, ?)", rows)
+            self._learnt.clear()
 
     def close(self) -> None:
-        """Write what was learnt."""
-        self._rows.commit()
+        """Write what was learnt, and let go of the database."""
+        self.flush()
         self._rows.close()

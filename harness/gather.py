@@ -16,7 +16,7 @@ from mmeb_harness.item import Item, Rendered
 from mmeb_harness.keys import image_digest, item_key
 from mmeb_harness.plan import Key
 from mmeb_harness.store import VectorStore
-from mmeb_harness.task import TaskData
+from mmeb_harness.taskdata import TaskData
 from numpy.typing import NDArray
 
 
@@ -88,6 +88,7 @@ def gather_items(
         if place % 256 == 255:
             advance(256)
     advance(len(items) % 256)
+    index.flush()
     return Gathered(keys=keys, faults=faults, images=images.hexdigest())
 
 

@@ -7,13 +7,12 @@ the job early, what was computed is kept.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import numpy as np
 from mmeb_harness import environment, runfolder
 from mmeb_harness.assess import assess, failed
 from mmeb_harness.engines.batch import EncoderFailed
@@ -21,7 +20,6 @@ from mmeb_harness.engines.local import default_workers, run_batches
 from mmeb_harness.errors import DataMissing, EnvironmentFault, HarnessError
 from mmeb_harness.files import FileIndex
 from mmeb_harness.gather import Gathered, Work, gather_task, name_item
-from mmeb_harness.item import Rendered
 from mmeb_harness.keys import digest_of, numeric_stack
 from mmeb_harness.plan import (
     Key,
@@ -38,7 +36,8 @@ from mmeb_harness.result import Run, RunRecord, TaskName, TaskResult
 from mmeb_harness.score import Outcomes, Scoring, score_task
 from mmeb_harness.store import VectorStore, describe_namespace
 from mmeb_harness.subject import Subject
-from mmeb_harness.task import DataLocation, Task, TaskData
+from mmeb_harness.task import DataLocation, Task
+from mmeb_harness.taskdata import TaskData
 
 CPU_BATCH_TOKENS = 2048
 DEVICE_BATCH_TOKENS = 32768
@@ -133,13 +132,15 @@ class Job:
         before, store = self._open_store()
         work, tasks = self._gather(store)
         plan = self._plan(work, tasks, before)
+        batches = _missing_batches(plan, work)
+        tokens = sum(int(plan.sizes[rows].sum()) for rows in batches)
         return Forecast(
-            items=len(plan.keys),
-            tokens=plan.tokens,
-            batches=int(plan.batches[-1]) + 1 if len(plan.keys) else 0,
+            items=sum(len(rows) for rows in batches),
+            tokens=tokens,
+            batches=len(batches),
             reused=len(work.stored),
             missing={name: result.error or "" for name, result in self.results.items()},
-            seconds=self._calibrate(plan, work) if calibrate and len(plan.keys) else None,
+            seconds=self._calibrate(plan, work, batches) if calibrate and batches else None,
         )
 
     # -- steps ---------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ class Job:
         if self.settings.fresh:
             runfolder.clear(folder)
         old = runfolder.read_record(folder)
-        if old is not None:
+        if old is not None and runfolder.holds_scores(folder, old):
             runfolder.check_same_run(folder, old, self.record)
         runfolder.write_record(folder, self.record)
 
@@ -199,8 +200,8 @@ class Job:
             plan = self._new_plan(work, identity)
         for task in tasks:
             task.waiting = {key for key in task.keys if key in work.missing}
-        chosen = np.array([key in work.missing for key in plan.keys], dtype=bool)
-        self.progress.planned(len(work.missing), int(plan.sizes[chosen].sum()), len(work.stored))
+        tokens = sum(int(plan.sizes[rows].sum()) for rows in _missing_batches(plan, work))
+        self.progress.planned(len(work.missing), tokens, len(work.stored))
         return plan
 
     def _new_plan(self, work: Work, identity: str) -> Plan:
@@ -217,8 +218,7 @@ class Job:
     def _encode(self, plan: Plan, work: Work, tasks: list[_Open], store: VectorStore) -> None:
         failures = work.faults
         self._score_ready(tasks, failures, store)
-        batches = [_missing_rows(plan, rows, work.missing) for rows in plan.rows_by_batch()]
-        batches = [rows for rows in batches if rows]
+        batches = _missing_batches(plan, work)
         rendered = [[work.missing[plan.keys[row]] for row in rows] for rows in batches]
         if batches:
             self.progress.loading(self.subject.name)
@@ -305,17 +305,17 @@ class Job:
         chosen = self.settings.workers
         return default_workers(self.subject.device, batches) if chosen is None else chosen
 
-    def _calibrate(self, plan: Plan, work: Work) -> float:
-        """Time the middle batch and scale by tokens."""
-        middle = list(plan.rows_by_batch())[int(plan.batches[-1]) // 2]
-        rendered: list[Rendered] = [work.missing[plan.keys[row]] for row in middle]
+    def _calibrate(self, plan: Plan, work: Work, batches: Sequence[Sequence[int]]) -> float:
+        """Time the middle batch, and scale by tokens."""
+        rows = batches[len(batches) // 2]
+        rendered = [work.missing[plan.keys[row]] for row in rows]
         seconds = []
         for _ in range(2):  # the first pays for loading the weights
             started = perf_counter()
             list(run_batches(self.subject.encoder, [rendered], 0))
             seconds.append(perf_counter() - started)
-        tokens = int(plan.sizes[middle].sum())
-        return min(seconds) * plan.tokens / max(1, tokens)
+        tokens = [int(plan.sizes[rows].sum()) for rows in batches]
+        return min(seconds) * sum(tokens) / max(1, tokens[len(batches) // 2])
 
     def _new_record(self) -> RunRecord:
         settings, subject = self.settings, self.subject
@@ -376,8 +376,12 @@ def batch_budget(subject: Subject, wanted: int | None) -> int:
     return CPU_BATCH_TOKENS if on_cpu else DEVICE_BATCH_TOKENS
 
 
-def _missing_rows(plan: Plan, rows: Iterable[int], missing: Mapping[Key, Rendered]) -> list[int]:
-    return [row for row in rows if plan.keys[row] in missing]
+def _missing_batches(plan: Plan, work: Work) -> list[list[int]]:
+    """Return, for each batch with anything left to encode, the rows that are."""
+    batches = [
+        [row for row in rows if plan.keys[row] in work.missing] for rows in plan.rows_by_batch()
+    ]
+    return [rows for rows in batches if rows]
 
 
 def _name(task: Task) -> TaskName:

@@ -75,6 +75,11 @@ def read_tasks(folder: Path, record: RunRecord) -> dict[str, TaskResult]:
     return found
 
 
+def holds_scores(folder: Path, record: RunRecord) -> bool:
+    """Return whether any task of a run has been scored."""
+    return any(result.status == "ok" for result in read_tasks(folder, record).values())
+
+
 def write_record(folder: Path, record: RunRecord) -> None:
     """Write `run.json`."""
     _write(folder / RUN_FILE, record)

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 from mmeb_harness.encoder import Vectors
-from mmeb_harness.task import Ragged
+from mmeb_harness.taskdata import Ragged
 from numpy.typing import NDArray
 
 Scoring = Literal["expected", "reference"]

@@ -81,6 +81,7 @@ def _subject(name: str, encoder: Any, index: FileIndex, model: Model | None) -> 
     encoder = planned(encoder)
     fingerprint = encoder.fingerprint()
     folders = [_folder_identity(folder, index) for folder in encoder.weight_folders()]
+    index.flush()
     plugin = {} if model is None else _plugin_facts(model)
     device = getattr(encoder, "device", None)
     identity = {

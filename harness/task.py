@@ -1,21 +1,18 @@
-"""A task: its facts, and its queries, candidates and gold as one table of distinct items.
-
-The one idea: an item stands once, and everything else points at it with integers; a suite with
-36 million candidate mentions is a few integer arrays and some hundred thousand items.
-"""
+"""A task: a name with its place in MMEB, and where to load it from when it is needed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from mmeb_harness.errors import TaskError
 from mmeb_harness.item import Item
 from mmeb_harness.loading import load_object
-from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from mmeb_harness.taskdata import TaskData
 
 MetaTask = Literal["classification", "vqa", "retrieval", "grounding"]
 Split = Literal["ind", "ood"]
@@ -33,140 +30,6 @@ class DataLocation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ragged:
-    """Rows of integers of differing length; rows may share storage, as one pool for all does.
-
-    `values` (any length) holds the integers, `starts` and `stops` (n,) each row's part of it.
-    """
-
-    values: NDArray[np.int32]
-    starts: NDArray[np.int64]
-    stops: NDArray[np.int64]
-
-    @classmethod
-    def from_lengths(cls, values: NDArray[np.int32], lengths: NDArray[np.int64]) -> Ragged:
-        """Make rows that lie one after the other."""
-        stops = np.cumsum(lengths, dtype=np.int64)
-        return cls(values=values, starts=stops - lengths, stops=stops)
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitem__(self, row: int) -> NDArray[np.int32]:
-        return self.values[self.starts[row] : self.stops[row]]
-
-    def __iter__(self) -> Iterator[NDArray[np.int32]]:
-        return (self[row] for row in range(len(self)))
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Length of each row, (n,)."""
-        return self.stops - self.starts
-
-    def head(self, rows: int) -> Ragged:
-        """Return the first rows."""
-        return Ragged(values=self.values, starts=self.starts[:rows], stops=self.stops[:rows])
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskData:
-    """What is scored: distinct items, and per query its candidates and gold as item indices.
-
-    `queries` (n,); `candidates` a row a query, in the published order, mentions repeated;
-    `gold` a row a query, its item indices, with `grades` beside the values where graded.
-    `notes` counts what the loader found odd, for the result; `digest` is of the files read.
-    """
-
-    items: Sequence[Item]
-    queries: NDArray[np.int32]
-    candidates: Ragged
-    gold: Ragged
-    grades: NDArray[np.float32] | None = None
-    notes: Mapping[str, int] = field(default_factory=dict)
-    digest: str | None = None
-
-    @classmethod
-    def from_lists(
-        cls,
-        queries: Sequence[Item],
-        candidates: Sequence[Item] | Sequence[Sequence[Item]],
-        gold: Sequence[int] | Sequence[Sequence[int]],
-    ) -> TaskData:
-        """Build from plain lists; `candidates` is one pool for all queries or a list for each.
-
-        `gold` holds, for each query, the position or positions of its gold in its candidates.
-        """
-        distinct: dict[tuple[Any, ...], int] = {}
-        items: list[Item] = []
-
-        def index(item: Item) -> int:
-            place = distinct.setdefault(_identity(item), len(items))
-            if place == len(items):
-                items.append(item)
-            return place
-
-        query_rows = [index(item) for item in queries]
-        rows = _candidate_rows(candidates, len(queries), index)
-        if not (len(queries) == len(rows) == len(gold)):
-            raise TaskError("queries, candidates and gold differ in length")
-        places = [[one] if isinstance(one, int) else list(one) for one in gold]
-        golds = [row[right].tolist() for row, right in zip(rows, places, strict=True)]
-        return cls(
-            items=items,
-            queries=np.array(query_rows, dtype=np.int32),
-            candidates=rows,
-            gold=_ragged(golds),
-        )
-
-    def head(self, queries: int) -> TaskData:
-        """Return the first queries, with only the items they reach."""
-        if queries >= len(self.queries):
-            return self
-        chosen = self.queries[:queries]
-        candidates, gold = self.candidates.head(queries), self.gold.head(queries)
-        reached = np.zeros(len(self.items), dtype=bool)
-        reached[chosen] = True
-        for rows in (candidates, gold):
-            for row in rows:
-                reached[row] = True
-        place = (np.cumsum(reached) - 1).astype(np.int32)
-        return replace(
-            self,
-            items=[item for item, kept in zip(self.items, reached, strict=True) if kept],
-            queries=place[chosen],
-            candidates=replace(candidates, values=place[candidates.values]),
-            gold=replace(gold, values=place[gold.values]),
-        )
-
-
-def _identity(item: Item) -> tuple[Any, ...]:
-    image = item.image
-    told_apart_by = image if isinstance(image, str | bytes | Path | None) else id(image)
-    return (item.text, told_apart_by, item.instruction, item.role, item.modality)
-
-
-def _candidate_rows(
-    candidates: Sequence[Item] | Sequence[Sequence[Item]],
-    queries: int,
-    index: Callable[[Item], int],
-) -> Ragged:
-    """One pool shared by all queries, stored once, or a list for each query."""
-    shared = [one for one in candidates if isinstance(one, Item)]
-    if shared:
-        pool = np.array([index(item) for item in shared], dtype=np.int32)
-        starts = np.zeros(queries, dtype=np.int64)
-        return Ragged(values=pool, starts=starts, stops=starts + len(pool))
-    lists = [one for one in candidates if not isinstance(one, Item)]
-    return _ragged([[index(item) for item in one] for one in lists])
-
-
-def _ragged(rows: Sequence[Sequence[int]]) -> Ragged:
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    flat = [value for row in rows for value in row]
-    return Ragged.from_lengths(np.array(flat, dtype=np.int32), lengths)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Pair:
     """One training pair, with a hard negative where the data has one."""
 
@@ -181,7 +44,9 @@ class Task:
 
     `loader` is a dotted path `package.module:callable` called as `loader(task, location)` and
     returning TaskData; `training_loader` likewise, called with the split's name as well, gives
-    Pairs. `facts` is the loader's own (for MMEB: a row of the table).
+    Pairs; `fetcher`, called as `fetcher(tasks, folder, progress)`, brings the data of several tasks
+    into a folder, where they do not come with the package. `facts` is the loader's own (for MMEB: a
+    row of the table).
     """
 
     name: str
@@ -190,6 +55,7 @@ class Task:
     split: Split
     loader: str
     training_loader: str | None = None
+    fetcher: str | None = None
     metric: str = "hit_at_1"
     summary: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -205,3 +71,11 @@ class Task:
             raise TaskError(f"{self.name} has no training part ({self.split} in {self.suite})")
         pairs: Iterable[Pair] = load_object(self.training_loader)(self, split, location)
         return pairs
+
+
+def __getattr__(name: str) -> Any:  # until the tests import from taskdata
+    if name not in ("TaskData", "Ragged"):
+        raise AttributeError(name)
+    from mmeb_harness import taskdata
+
+    return getattr(taskdata, name)

@@ -19,6 +19,7 @@ from mmeb_harness.card import CARD_FILE, Card
 from mmeb_harness.encoder import TrainableEncoder
 from mmeb_harness.errors import EnvironmentFault, UsageError, unknown_name
 from mmeb_harness.hub import CONFIGURATION, WEIGHTS, commit_of, fetch_model, local_folder
+from mmeb_harness.plugins.vision_ops import mend_torchvision
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +34,7 @@ class Pretrained(TrainableEncoder):
     def __init__(self, card: Card, device: str | None = None, dtype: str | None = None) -> None:
         if card.base is None:
             raise UsageError(f"{card.name} names no weights: -m {card.name}:FOLDER_OR_HUB_ID")
+        mend_torchvision()
         self.base, self.adapter = card.base, card.adapter
         self.device = chosen_device(device)
         self.dtype = chosen_dtype(dtype, self.device)
@@ -110,6 +112,10 @@ class Pretrained(TrainableEncoder):
     def __getstate__(self) -> dict[str, Any]:
         """The CPU half: everything but the weights."""
         return {**self.__dict__, "_module": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        mend_torchvision()
+        self.__dict__.update(state)
 
 
 def chosen_device(wanted: str | None) -> str:

@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from mmeb_harness.errors import TaskError
 from mmeb_harness.item import PLACEHOLDER, Item, Modality, Role
-from mmeb_harness.task import DataLocation, Ragged, Task, TaskData
+from mmeb_harness.task import DataLocation, Task
+from mmeb_harness.taskdata import Ragged, TaskData
 from mmeb_harness.tasks.source import checked_paths, evaluation_files, image_root
 from mmeb_harness.tasks.table import DatasetFacts
 from mmeb_harness.tasks.wording import Wording, candidate_text, mark_instruction, query_text

@@ -12,6 +12,7 @@ from mmeb_harness.task import MetaTask, Split, Task
 from pydantic import BaseModel, ConfigDict
 
 LOADER = "mmeb_harness.tasks.mmeb:load"
+FETCHER = "mmeb_harness.tasks.fetching:fetch_tasks"
 MINI_LOADER = "mmeb_harness.tasks.mmeb:load_mini"
 TRAINING_LOADER = "mmeb_harness.tasks.training:load_training"
 
@@ -79,6 +80,7 @@ def _task(suite: str, facts: DatasetFacts, loader: str = LOADER) -> Task:
         split=facts.split,
         loader=loader,
         training_loader=TRAINING_LOADER if trained else None,
+        fetcher=FETCHER if suite == "mmeb" else None,
         summary=f"{facts.query_modality} to {facts.target_modality}",
         facts=facts.model_dump(),
     )

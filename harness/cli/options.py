@@ -36,6 +36,15 @@ ModelOptions = Annotated[
         help="Change a field of the card; repeatable. For instance -M image_resolution=low.",
     ),
 ]
+Tasks = Annotated[
+    str | None,
+    option(
+        "-t",
+        "--tasks",
+        metavar="TASKS",
+        help="Names, or all, ind, ood, classification, vqa, retrieval, grounding; comma-separated.",
+    ),
+]
 DataDir = Annotated[
     Path | None,
     option("--data-dir", metavar="DIR", help="Data in a published layout (default: the cache)."),

@@ -14,16 +14,7 @@ from mmeb_harness.cli.options import option, parse_pairs
 def run(
     model: options.Model = None,
     model_options: options.ModelOptions = None,
-    tasks: Annotated[
-        str | None,
-        option(
-            "-t",
-            "--tasks",
-            metavar="TASKS",
-            help="Names, or all, ind, ood, classification, vqa, retrieval, grounding; "
-            "comma-separated.",
-        ),
-    ] = None,
+    tasks: options.Tasks = None,
     suite: Annotated[
         str | None, option("--suite", help="mmeb, or mini: small, embedded, nothing downloaded.")
     ] = None,

@@ -1,0 +1,16 @@
+"""Brings the evaluation data of MMEB tasks from the repository that the table names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmeb_harness.task import Task
+from mmeb_harness.tasks.hub import Fetched, FetchProgress, fetch
+from mmeb_harness.tasks.table import suite_facts
+
+
+def fetch_tasks(tasks: Sequence[Task], folder: Path, progress: FetchProgress) -> Fetched:
+    """Fetch the tables and images of some tasks into `folder`; what is there stays."""
+    names = [task.name for task in tasks]
+    return fetch(suite_facts()["repository"], names, folder, progress=progress)
