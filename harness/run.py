@@ -103,6 +103,7 @@ class Job:
         self.warnings: list[str] = []
         self.results: dict[str, TaskResult] = {}
         self.computed = 0
+        self.plan_name = new_plan_name()
         self.reused: Counter[str] = Counter()
         self._writes = True
         self.record = self._new_record()
@@ -158,7 +159,7 @@ class Job:
         """Open the encoder's vectors, and the plan that an earlier run of this folder left."""
         folder = self.subject.vector_folder(self.settings.cache_dir, self.settings.output_dir)
         before = None if self.settings.fresh else read_plan(self.settings.output_dir)
-        only = new_plan_name() if self.settings.fresh else None
+        only = self.plan_name if self.settings.fresh else None
         if before is not None and before.fresh:
             only = before.name
         store = VectorStore(folder, run=str(self.settings.output_dir), only_plan=only)
@@ -211,7 +212,7 @@ class Job:
             sizes,
             budget=self._batch_tokens,
             identity=identity,
-            name=new_plan_name(),
+            name=self.plan_name,
             fresh=self.settings.fresh,
         )
 

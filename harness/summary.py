@@ -76,4 +76,5 @@ def wilson(rate: float, trials: int, z: float = 1.959963984540054) -> Interval:
     shrink = 1 + z * z / trials
     centre = (rate + z * z / (2 * trials)) / shrink
     half = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials)) / shrink
-    return Interval(max(0.0, centre - half), min(1.0, centre + half))
+    # at 0 and 1 the bound is the rate itself, but for rounding
+    return Interval(max(0.0, min(rate, centre - half)), min(1.0, max(rate, centre + half)))

@@ -52,10 +52,10 @@ class Clip(Pretrained):
     @cached_property
     def image_processor(self) -> Any:
         """The PIL image processor of the base."""
-        from transformers import AutoImageProcessor
+        from transformers import CLIPImageProcessorPil
 
         with quiet_transformers():
-            return AutoImageProcessor.from_pretrained(self.base_folder, backend="pil")
+            return CLIPImageProcessorPil.from_pretrained(self.base_folder)
 
     @cached_property
     def config(self) -> Any:

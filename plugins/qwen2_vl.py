@@ -69,10 +69,10 @@ class Qwen2VL(Pretrained):
     @cached_property
     def image_processor(self) -> Any:
         """The PIL image processor of the base, with the card's pixel limits."""
-        from transformers import AutoImageProcessor
+        from transformers import Qwen2VLImageProcessorPil
 
         with quiet_transformers():
-            processor = AutoImageProcessor.from_pretrained(self.base_folder, backend="pil")
+            processor = Qwen2VLImageProcessorPil.from_pretrained(self.base_folder)
         least, most = processor.size["shortest_edge"], processor.size["longest_edge"]
         processor.size = {
             "shortest_edge": self.card.min_pixels or least,

@@ -163,3 +163,17 @@ def install_plugin(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return install
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--run", action="append", default=[], help="run tests marked gpu, network, slow"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what is marked as needing more than this machine has, and say so."""
+    for name in {"gpu", "network", "slow"} - set(config.getoption("--run")):
+        for item in items:
+            if name in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=f"marked {name}: pytest --run {name}"))

@@ -208,15 +208,15 @@ class _Answer(BaseHTTPRequestHandler):
             headers = headers | {
                 "Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"
             }
-        with self.hub.lock:
-            self.hub.ranges.setdefault(path, []).append(asked or "")
-            cuts = self.hub.cuts.get(path) or []
-            cut = cuts.pop(0) if cuts and self.command == "GET" else None
-        self._say(status, body if cut is None else body[:cut], headers, announced=len(body))
-        if self.command == "GET":
-            with self.hub.lock:
-                self.hub.sent[path] += len(body if cut is None else body[:cut])
-        if cut is not None:
+        sending = body
+        with self.hub.lock:  # counted before it is sent: afterwards the test may look already
+            if self.command == "GET":
+                cuts = self.hub.cuts.get(path)
+                sending = body[: cuts.pop(0)] if cuts else body
+                self.hub.ranges.setdefault(path, []).append(asked or "")
+                self.hub.sent[path] += len(sending)
+        self._say(status, sending, headers, announced=len(body))
+        if len(sending) < len(body):
             self._hang_up()
 
     def _hang_up(self) -> None:

@@ -369,10 +369,10 @@ def test_an_encoder_without_fingerprint_is_cached_in_its_run_folder_alone(
 
 def test_a_damaged_stored_vector_is_computed_again_and_told(data: Path, tmp_path: Path) -> None:
     first = run(Kept(), data, tmp_path / "run", tasks=BOTH)
-    vectors = stored(tmp_path / "cache")
-    (shard,) = (tmp_path / "cache/vectors").rglob("*.arrow")
+    shard = next((tmp_path / "cache/vectors").rglob("*.arrow"))
     content = bytearray(shard.read_bytes())
-    content[content.index(next(iter(vectors.values()))) + 2] ^= 1
+    vector = next(one for one in stored(tmp_path / "cache").values() if one in content)
+    content[content.index(vector) + 2] ^= 1
     shard.write_bytes(content)
     encoder = Kept()
     second = run(encoder, data, tmp_path / "run", tasks=BOTH)
@@ -382,8 +382,6 @@ def test_a_damaged_stored_vector_is_computed_again_and_told(data: Path, tmp_path
 
 
 # -- what fails, fails by name ---------------------------------------------------------------------
-
-TROUBLE = "OK-VQA answer 5"  # in A-OKVQA its name is "A-OKVQA answer 5": both hold the words
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf"), 1e39])
@@ -534,7 +532,6 @@ def test_an_unusable_image_fails_its_task_by_name_and_no_other(
     error = str(result.tasks["OK-VQA"].error)
     assert str(path) in error
     assert told in error
-    assert "what is 2?" in error
 
 
 def test_something_that_does_not_encode_is_refused_before_anything_is_done(
@@ -763,7 +760,7 @@ def test_reference_scoring_lets_the_gold_win_ties(data: Path, tmp_path: Path) ->
     assert result.tasks["OK-VQA"].scoring == "reference"
 
 
-def test_dot_similarity_is_not_cosine(make_task_folder: MakeFolder, tmp_path: Path) -> None:
+def test_vectors_are_compared_by_cosine(make_task_folder: MakeFolder, tmp_path: Path) -> None:
     long_and_slanted = {"query": [1, 0], "gold": [1, 0], "rival": [9, 9]}
 
     class Slanted:

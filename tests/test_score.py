@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from mmeb_harness.score import Outcomes, chance, score_task
-from mmeb_harness.task import Ragged
+from mmeb_harness.taskdata import Ragged
 
 TOLERANCE = 1e-6
 
