@@ -35,6 +35,10 @@ class AdapterMismatch(EnvironmentFault):
     """An adapter's tensors and the model's do not match, key by key and value by value."""
 
 
+class EncoderFailed(HarnessError):
+    """The encoder does not keep its contract, or fails on everything: going on is of no use."""
+
+
 class ItemError(HarnessError):
     """One item cannot be encoded (missing image, nothing to encode); it fails its tasks."""
 

@@ -36,7 +36,8 @@ def write_aside(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise storage_fault(error, path) from error
     finally:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
 def storage_fault(error: OSError, path: Path) -> EnvironmentFault:

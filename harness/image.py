@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
@@ -88,8 +89,18 @@ def _to_8_bit(image: Image) -> Image:
 
 
 def to_rgb(image: Image) -> Image:
-    """Plain RGB with alpha dropped, as `convert` does, never composed onto a background."""
-    return image if image.mode == "RGB" else image.convert("RGB")
+    """Plain RGB with alpha dropped, as `convert` does, never composed onto a background.
+
+    A colour declared transparent is a colour like any other; the declaration is dropped, too, since
+    image processors would paint that colour white.
+    """
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    with warnings.catch_warnings():  # Pillow advises RGBA for a palette with alpha: we drop alpha
+        warnings.filterwarnings("ignore", message="Palette images with Transparency")
+        plain = image.convert("RGB")
+    plain.info.pop("transparency", None)
+    return plain
 
 
 def square_side(size: tuple[int, int], resolution: Resolution) -> int | None:

@@ -123,6 +123,7 @@ def read_plan(folder: Path) -> Plan | None:
     try:
         with pa.OSFile(str(folder / PLAN_FILE)) as source:
             table = pa.ipc.open_file(source).read_all()
+        table.validate(full=True)
     except (OSError, pa.ArrowInvalid):
         return None
     metadata = table.schema.metadata

@@ -15,9 +15,8 @@ from typing import Any
 
 from mmeb_harness import environment, runfolder
 from mmeb_harness.assess import assess, failed
-from mmeb_harness.engines.batch import EncoderFailed
 from mmeb_harness.engines.local import default_workers, run_batches
-from mmeb_harness.errors import DataMissing, EnvironmentFault, HarnessError
+from mmeb_harness.errors import DataMissing, EncoderFailed, EnvironmentFault, HarnessError
 from mmeb_harness.files import FileIndex
 from mmeb_harness.gather import Gathered, Work, gather_task, name_item
 from mmeb_harness.keys import digest_of, numeric_stack
@@ -103,7 +102,7 @@ class Job:
         self.warnings: list[str] = []
         self.results: dict[str, TaskResult] = {}
         self.computed = 0
-        self.plan_name = new_plan_name()
+        self.plan_name, self.fresh = new_plan_name(), settings.fresh
         self.reused: Counter[str] = Counter()
         self._writes = True
         self.record = self._new_record()
@@ -159,13 +158,11 @@ class Job:
         """Open the encoder's vectors, and the plan that an earlier run of this folder left."""
         folder = self.subject.vector_folder(self.settings.cache_dir, self.settings.output_dir)
         before = None if self.settings.fresh else read_plan(self.settings.output_dir)
-        only = self.plan_name if self.settings.fresh else None
-        if before is not None and before.fresh:
-            only = before.name
-        store = VectorStore(folder, run=str(self.settings.output_dir), only_plan=only)
-        for damage in store.damaged:
-            self._warn(f"stored vectors: {damage}; they are computed again")
-        return before, store
+        self.fresh = self.settings.fresh
+        if before is not None and before.fresh:  # go on as it was begun: nothing older counts
+            self.fresh, self.plan_name = True, before.name
+        only = self.plan_name if self.fresh else None
+        return before, VectorStore(folder, run=str(self.settings.output_dir), only_plan=only)
 
     def _gather(self, store: VectorStore) -> tuple[Work, list[_Open]]:
         work, tasks = Work(), []
@@ -190,6 +187,8 @@ class Job:
             raise absent[0][1]
         for task, missing in absent:
             self._fail(task, str(missing))
+        for damage in store.damaged:
+            self._warn(f"stored vectors: {damage}; they are computed again")
         return work, tasks
 
     def _plan(self, work: Work, tasks: Sequence[_Open], before: Plan | None) -> Plan:
@@ -213,7 +212,7 @@ class Job:
             budget=self._batch_tokens,
             identity=identity,
             name=self.plan_name,
-            fresh=self.settings.fresh,
+            fresh=self.fresh,
         )
 
     def _encode(self, plan: Plan, work: Work, tasks: list[_Open], store: VectorStore) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from mmeb_harness.encoder import Vectors
+from mmeb_harness.errors import EncoderFailed
 from mmeb_harness.files import write_aside
 from mmeb_harness.plan import Key
 from numpy.typing import NDArray
@@ -59,7 +60,9 @@ class VectorStore:
 
     def _open(self, path: Path) -> None:
         try:
-            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all().combine_chunks()
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            table.validate(full=True)
+            table = table.combine_chunks()
             metadata = {
                 key.decode(): value.decode() for key, value in table.schema.metadata.items()
             }
@@ -73,8 +76,10 @@ class VectorStore:
                 plan=metadata["plan"],
             )
             keys = table["key"].to_pylist()
-        except (OSError, pa.ArrowInvalid, KeyError, IndexError, TypeError) as error:
-            self.damaged.append(f"{path.name} cannot be read ({error})")
+            if not len(keys) == len(shard.vectors) == len(shard.checksums):
+                raise ValueError("its columns differ in length")
+        except Exception as error:  # whatever is wrong with a file, its vectors can be had again
+            self.damaged.append(f"{path.name} cannot be read ({type(error).__name__}: {error})")
             return
         if self._only_plan is not None and shard.plan != self._only_plan:
             return
@@ -113,11 +118,24 @@ class VectorStore:
         return vectors
 
     def add(self, keys: Sequence[Key], vectors: Vectors) -> None:
-        """Take one whole batch; it is on disk after `flush`, which also comes by itself."""
+        """Take one whole batch; it is on disk after `flush`, which also comes by itself.
+
+        Raises:
+            EncoderFailed: where the vectors differ in length from those that are there.
+        """
+        before = self._dimension()
+        if before not in (None, vectors.shape[1]):
+            raise EncoderFailed(
+                f"the encoder gave vectors of {vectors.shape[1]} numbers after some of {before}"
+            )
         self._waiting.append((keys, vectors))
         waiting_bytes = sum(batch.nbytes for _, batch in self._waiting)
         if waiting_bytes >= SHARD_BYTES or time.monotonic() - self._last_write >= SHARD_SECONDS:
             self.flush()
+
+    def _dimension(self) -> int | None:
+        some = [batch for _, batch in self._waiting[:1]] or [s.vectors for s in self._shards[-1:]]
+        return int(some[0].shape[1]) if some else None
 
     def flush(self) -> None:
         """Write the waiting batches as one shard."""

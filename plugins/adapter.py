@@ -34,7 +34,7 @@ def bind_adapter(model: torch.nn.Module, folder: Path, rules: Sequence[KeyRule])
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     config = _read_config(folder)
-    tensors = {_mapped(key, rules): value for key, value in _read_tensors(folder).items()}
+    tensors = _read_mapped(folder, rules)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's warnings are checked for below, as errors
         bound: Any = get_peft_model(model, config)
@@ -81,6 +81,19 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise AdapterMismatch(f"{path} cannot be read: {error}") from error
+
+
+def _read_mapped(folder: Path, rules: Sequence[KeyRule]) -> dict[str, torch.Tensor]:
+    """Read the tensors under today's keys; two keys for one module are refused."""
+    found: dict[str, tuple[str, torch.Tensor]] = {}
+    for key, value in _read_tensors(folder).items():
+        name = _mapped(key, rules)
+        if name in found:
+            raise AdapterMismatch(
+                f"the adapter in {folder} has {name} twice: as {found[name][0]} and as {key}"
+            )
+        found[name] = (key, value)
+    return {name: value for name, (_, value) in found.items()}
 
 
 def _mapped(key: str, rules: Sequence[KeyRule]) -> str:

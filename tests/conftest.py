@@ -165,6 +165,24 @@ def install_plugin(tmp_path: Path) -> Callable[..., Path]:
     return install
 
 
+@pytest.fixture
+def stored_vectors() -> Callable[[Path], dict[bytes, bytes]]:
+    """Return `(folder) -> vectors by key` of every shard there; none may be stored twice."""
+    import numpy as np
+    import pyarrow as pa
+
+    def read(folder: Path) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for path in folder.rglob("[0-9]*.arrow"):
+            table = pa.ipc.open_file(path.read_bytes()).read_all()
+            for key, vector in zip(table["key"], table["vector"], strict=True):
+                assert key.as_py() not in found, "a vector was stored twice"
+                found[key.as_py()] = np.float32(vector.as_py()).tobytes()
+        return found
+
+    return read
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--run", action="append", default=[], help="run tests marked gpu, network, slow"

@@ -174,10 +174,13 @@ def test_bfloat16_is_near_the_reference_and_chooses_alike_where_the_margin_is_wi
     assert next(encoder.module.parameters()).dtype == torch.bfloat16
     stored = expected_vectors(goldens, "low_bf16")
     rows = evaluated(encoder, list(SUBSETS), goldens, tmp_path / "run")
-    compared = 0
+    cache, compared = tmp_path / "cache", 0
+    index = FileIndex(cache)
+    subject = subject_from_object(encoder, index)  # whose vectors the run has left in the cache
     for subset, chosen in expected_predictions(goldens, "low_bf16").items():
         for side in ("qry", "tgt"):
-            vectors, wanted = encoder.encode(golden_items(subset, side)), stored[subset, side]
+            vectors = embed_items(subject, golden_items(subset, side), index=index, cache_dir=cache)
+            wanted = stored[subset, side]
             lengths = np.linalg.norm(vectors, axis=1) * np.linalg.norm(wanted, axis=1)
             assert ((vectors * wanted).sum(axis=1) / lengths).min() > 0.999
         for row, scores, winner in zip(rows[subset], stored[subset, "scores"], chosen, strict=True):
@@ -185,6 +188,7 @@ def test_bfloat16_is_near_the_reference_and_chooses_alike_where_the_margin_is_wi
             if scores.max() - others.max() > 2e-2:
                 assert row["top_candidates"][0] == winner
                 compared += 1
+    index.close()
     assert compared > 60
 
 

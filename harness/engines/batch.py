@@ -9,12 +9,8 @@ from typing import Any
 
 import numpy as np
 from mmeb_harness.encoder import Batch, PlannedEncoder, Vectors, infer
-from mmeb_harness.errors import EnvironmentFault, HarnessError, ItemError
+from mmeb_harness.errors import EncoderFailed, EnvironmentFault, ItemError
 from mmeb_harness.item import Rendered
-
-
-class EncoderFailed(HarnessError):
-    """The encoder fails on everything it is given: going on would be of no use."""
 
 
 @dataclass(frozen=True, kw_only=True)
