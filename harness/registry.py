@@ -122,7 +122,7 @@ class Registry:
             try:
                 hook(register=things.append)
                 _check_kind(things, kind, hook_name)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self._mark_broken(name, error)
                 continue
             for thing in things:
@@ -194,5 +194,7 @@ def _load(registry: Registry, name: str, distribution: str, load: Callable[[], A
     try:
         registry.manager.register(load(), name=name)
         registry.manager.check_pending()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if registry.manager.has_plugin(name):
+            registry.manager.unregister(name=name)
         registry._mark_broken(name, error)

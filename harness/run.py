@@ -15,8 +15,15 @@ from typing import Any
 
 from mmeb_harness import environment, runfolder
 from mmeb_harness.assess import assess, failed
+from mmeb_harness.engines.batch import reason
 from mmeb_harness.engines.local import default_workers, run_batches
-from mmeb_harness.errors import DataMissing, EncoderFailed, EnvironmentFault, HarnessError
+from mmeb_harness.errors import (
+    DataMissing,
+    EncoderFailed,
+    EnvironmentFault,
+    HarnessError,
+    TaskError,
+)
 from mmeb_harness.files import FileIndex
 from mmeb_harness.gather import Gathered, Work, gather_task, name_item
 from mmeb_harness.keys import digest_of, numeric_stack
@@ -169,9 +176,7 @@ class Job:
         absent: list[tuple[Task, DataMissing]] = []
         for task in self.settings.tasks:
             try:
-                data = task.load(self.settings.location)
-                if self.settings.limit is not None:
-                    data = data.head(self.settings.limit)
+                data = self._load(task)
                 self.progress.gathering(task.name, len(data.items))
                 gathered = gather_task(
                     data, self.subject.encoder, self.index, store, work, self.progress.gathered
@@ -190,6 +195,20 @@ class Job:
         for damage in store.damaged:
             self._warn(f"stored vectors: {damage}; they are computed again")
         return work, tasks
+
+    def _load(self, task: Task) -> TaskData:
+        """Load a task; whatever is wrong with a stranger's loader fails that task alone."""
+        try:
+            data: Any = task.load(self.settings.location)
+        except (DataMissing, TaskError):
+            raise
+        except Exception as error:
+            raise TaskError(f"its loader failed: {reason(error)}") from error
+        if not isinstance(data, TaskData):
+            raise TaskError(f"its loader gave {type(data).__name__}, not TaskData")
+        if not len(data.queries):
+            raise TaskError("it has no queries")
+        return data if self.settings.limit is None else data.head(self.settings.limit)
 
     def _plan(self, work: Work, tasks: Sequence[_Open], before: Plan | None) -> Plan:
         """Continue the folder's plan where it is for this very work, else make one."""
@@ -356,6 +375,7 @@ class Job:
             }
         )
         self._notify("run_finished", run=self.record)
+        self.record = self.record.model_copy(update={"warnings": tuple(self.warnings)})
         runfolder.write_record(self.settings.output_dir, self.record)
 
     def _warn(self, message: str) -> None:

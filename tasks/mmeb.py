@@ -67,6 +67,8 @@ def load(task: Task, location: DataLocation) -> TaskData:
     facts = DatasetFacts(**task.facts)
     sources = evaluation_files(task, location)
     table = _read(sources)
+    if not len(table):
+        raise TaskError(f"{sources[0]} has no rows")
     wording = Wording.of(table.column_names)
     queries = _queries(table, facts, wording)
     candidates, lengths = _candidates(table, facts, wording)
@@ -102,15 +104,22 @@ def _column(table: pa.Table, name: str, *, optional: bool = False) -> pa.Array:
     raise TaskError(f"column {name!r} is missing; there are: {', '.join(table.column_names)}")
 
 
-def _texts(values: pa.Array) -> pa.Array:
+def _text_column(table: pa.Table, name: str, *, optional: bool = False) -> pa.Array:
+    return _texts(_column(table, name, optional=optional), name)
+
+
+def _texts(values: pa.Array, name: str) -> pa.Array:
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+    if not any(is_kind(values.type) for is_kind in kinds):
+        raise TaskError(f"column {name!r} holds {values.type}, not text")
     return pc.fill_null(values.cast(pa.large_string()), "")
 
 
 def _queries(table: pa.Table, facts: DatasetFacts, wording: Wording) -> _Side:
-    texts = _texts(_column(table, "qry_text")).to_pylist()
-    paths = _texts(_column(table, "qry_img_path", optional=wording.separate))
+    texts = _text_column(table, "qry_text").to_pylist()
+    paths = _text_column(table, "qry_img_path", optional=wording.separate)
     if wording.separate:
-        instructions = _texts(_column(table, "qry_inst")).to_pylist()
+        instructions = _text_column(table, "qry_inst").to_pylist()
         texts = [query_text(facts, *parts) for parts in zip(instructions, texts, strict=True)]
     return _Side.of(pa.array(texts, pa.large_string()), paths)
 
@@ -118,23 +127,26 @@ def _queries(table: pa.Table, facts: DatasetFacts, wording: Wording) -> _Side:
 def _candidates(
     table: pa.Table, facts: DatasetFacts, wording: Wording
 ) -> tuple[_Side, NDArray[np.int64]]:
-    texts, text_lengths = _flatten(_column(table, "tgt_text"))
-    paths, path_lengths = _flatten(_column(table, "tgt_img_path", optional=wording.separate))
+    texts, text_lengths = _flat_column(table, "tgt_text")
+    paths, path_lengths = _flat_column(table, "tgt_img_path", optional=wording.separate)
     texts, text_lengths = _spread(texts, text_lengths, path_lengths)
     paths, path_lengths = _spread(paths, path_lengths, text_lengths)
     _check_lengths(text_lengths, path_lengths)
     if wording.separate:
-        instructions = _texts(_column(table, "tgt_inst", optional=True)).to_pylist()
+        instructions = _text_column(table, "tgt_inst", optional=True).to_pylist()
         texts = _joined(texts, text_lengths, instructions, facts)
     return _Side.of(texts, paths), text_lengths
 
 
-def _flatten(column: pa.Array) -> tuple[pa.Array, NDArray[np.int64]]:
+def _flat_column(
+    table: pa.Table, name: str, *, optional: bool = False
+) -> tuple[pa.Array, NDArray[np.int64]]:
     """Flatten a column of lists; a column of plain strings counts as lists of one."""
+    column = _column(table, name, optional=optional)
     if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type)):
-        return _texts(column), np.ones(len(column), dtype=np.int64)
+        return _texts(column, name), np.ones(len(column), dtype=np.int64)
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-    return _texts(pc.list_flatten(column)), lengths.astype(np.int64)
+    return _texts(pc.list_flatten(column), name), lengths.astype(np.int64)
 
 
 def _spread(

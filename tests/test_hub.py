@@ -30,7 +30,7 @@ LARGE = os.urandom(400_000)
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """Serve MMEB-eval in small; huggingface_hub is let online, to the loopback only."""
     from huggingface_hub import close_session, constants
-    from huggingface_hub.utils import build_hf_headers
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
     build_hf_headers()  # asks huggingface.co about coding agents, once, unless offline
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -452,7 +452,7 @@ def test_an_archive_a_subset(hub: Hub, tmp_path: Path, area: str, inside: str) -
 
 
 def test_litter_is_left_in_the_archive(hub: Hub, tmp_path: Path) -> None:
-    litter = {"__MACOSX/images/CIRR/._a.jpg": b"x", "images/CIRR/._a.jpg": b"x"}
+    litter = {"__MACOSX/images/CIRR/b.jpg": b"x", "images/CIRR/._a.jpg": b"x"}
     litter |= {"images/.DS_Store": b"x", "images/CIRR/.DS_Store": b"x"}
     hub.publish(REPOSITORY, published(images=packed({"images/CIRR/a.jpg": IMAGE, **litter})))
     fetched(hub, tmp_path, "CIRR")

@@ -59,7 +59,8 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run and exit: 0 well, 1 a task failed, 2 usage, 3 surroundings, 130 stopped."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     sys.exit(_run(arguments))
 
 
@@ -73,7 +74,7 @@ def _run(arguments: list[str]) -> int:
         return _fail(arguments, error.format_message(), error.exit_code, error)
     except HarnessError as error:
         return _fail(arguments, str(error), error.exit_status)
-    except (KeyboardInterrupt, typer.Abort):
+    except (_Stopped, KeyboardInterrupt, typer.Abort):
         return _fail(arguments, "stopped; what was computed is kept, the same command goes on", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -97,5 +98,9 @@ def _fail(arguments: list[str], message: str, status: int, usage: Any = None) ->
     return status
 
 
-def _terminated(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
+class _Stopped(BaseException):
+    """The user or the system wants an end; no `except Exception` on the way may swallow that."""
+
+
+def _stop(*_: object) -> NoReturn:
+    raise _Stopped
