@@ -12,7 +12,8 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal
 
 from mmeb_harness.errors import ItemError
 
@@ -27,12 +28,13 @@ SQUARE_SIDES = {"high": 1344, "mid": 672, "low": 128}
 
 
 @contextmanager
-def _opened(source: ImageSource) -> Iterator[Image]:
+def _opened(source: Any) -> Iterator[Image]:
     """Open an image without decoding it, turning every way it can fail into an ItemError."""
     from PIL import Image as pillow
     from PIL import UnidentifiedImageError
 
     name = describe(source)
+    _accept_large_images()
     try:
         if isinstance(source, bytes):
             with pillow.open(io.BytesIO(source)) as image:
@@ -40,8 +42,11 @@ def _opened(source: ImageSource) -> Iterator[Image]:
         elif isinstance(source, str | os.PathLike):
             with pillow.open(source) as image:
                 yield image
-        else:
+        elif isinstance(source, pillow.Image):
             yield source
+        else:
+            kind = type(source).__name__
+            raise ItemError(f"image is given as {kind}; a path, bytes or a PIL image is needed")
     except FileNotFoundError:
         raise ItemError(f"image {name} does not exist") from None
     except UnidentifiedImageError:
@@ -50,6 +55,14 @@ def _opened(source: ImageSource) -> Iterator[Image]:
         raise ItemError(f"image {name} is refused as a decompression bomb: {error}") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise ItemError(f"image {name} cannot be read: {error}") from None
+
+
+@cache
+def _accept_large_images() -> None:
+    """Pillow warns from its limit to twice the limit, and refuses above: the refusal is enough."""
+    from PIL import Image as pillow
+
+    warnings.filterwarnings("ignore", category=pillow.DecompressionBombWarning)
 
 
 def _not_an_image(source: ImageSource) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmeb_harness.task import Task
-from mmeb_harness.tasks.hub import Fetched, FetchProgress, fetch
+from mmeb_harness.tasks.download import FetchProgress
+from mmeb_harness.tasks.hub import Fetched, fetch
 from mmeb_harness.tasks.table import suite_facts
 
 

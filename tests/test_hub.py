@@ -15,10 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hub_server import Hub, running_hub
 from mmeb_harness.errors import EnvironmentFault, UsageError
 from mmeb_harness.tasks.hub import RECORD, Fetched, fetch
-
-from tests.hub_server import Hub, running_hub
 
 REPOSITORY = "TIGER-Lab/MMEB-eval"
 SUBSETS = ("OK-VQA", "CIRR", "ImageNet-1K")

@@ -292,7 +292,7 @@ def test_qwen_prepares_a_line_of_one_pixel(
     assert encoder.size(rendered) == encoder.prepare([rendered]).ids_BL.shape[1]
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize("size", [(1, 4000), (4000, 1)])
 def test_clip_prepares_a_line_of_one_pixel(
     size: tuple[int, int], tiny_clip: Callable[..., Any]

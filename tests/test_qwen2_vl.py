@@ -33,9 +33,9 @@ IMAGE_TOKENS_LOW = 25
 
 RUNS = [
     pytest.param("low", LOW, id="low"),
-    pytest.param("default", {"image_resolution": "default"}, id="default", marks=pytest.mark.slow),
-    pytest.param("mid", {"image_resolution": "mid"}, id="mid", marks=pytest.mark.slow),
-    pytest.param("high", {"image_resolution": "high"}, id="high", marks=pytest.mark.slow),
+    pytest.param("default", {"image_resolution": "default"}, id="default", marks=pytest.mark.thorough),
+    pytest.param("mid", {"image_resolution": "mid"}, id="mid", marks=pytest.mark.thorough),
+    pytest.param("high", {"image_resolution": "high"}, id="high", marks=pytest.mark.thorough),
     pytest.param(
         "low_eos_nonorm",
         {**LOW, "pooling": "eos", "normalize": False, "similarity": "dot"},
@@ -301,7 +301,7 @@ def test_encode_engine_and_forward_give_one_vector(
     index.close()
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_worker_processes_give_the_same_vectors(
     qwen: Callable[..., Any], golden_items: Items, tmp_path: Path
 ) -> None:
@@ -586,7 +586,7 @@ def test_text_alone_is_cut_at_its_end(own_qwen: Callable[..., Any]) -> None:
     [
         ("low", {}),
         ("mid", {}),
-        pytest.param("high", {}, marks=pytest.mark.slow),
+        pytest.param("high", {}, marks=pytest.mark.thorough),
         ("default", {}),
         ("processor", {}),
         ("processor", {"min_pixels": 40_000, "max_pixels": 90_000}),

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 import pytest
-
 from mmeb_harness.cli.main import _run
 
 README = Path(__file__).parent.parent / "README.md"
