@@ -7,8 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from mmeb_harness.encode import encode_missing
 from mmeb_harness.encoder import Vectors
-from mmeb_harness.engines.local import default_workers, run_batches
+from mmeb_harness.engines.local import default_workers
 from mmeb_harness.errors import ItemError
 from mmeb_harness.files import FileIndex
 from mmeb_harness.gather import Work, gather_items, name_faults
@@ -47,8 +48,11 @@ def embed_items(
         keys, faults = gathered.keys, gathered.faults
         plan = _plan(subject, work, batch_budget(subject, batch_tokens))
         progress.planned(len(plan.keys), plan.tokens, len(work.stored))
-        failures = _encode(subject, plan, work, store, workers, progress)
-        faults |= {place: failures[key] for place, key in enumerate(keys) if key in failures}
+        if workers is None:
+            workers = default_workers(subject.device, len(list(plan.rows_by_batch())))
+        for step in encode_missing(subject.encoder, plan, work, store, workers):
+            progress.encoded(len(step.keys), step.tokens)
+        faults |= {place: work.faults[key] for place, key in enumerate(keys) if key in work.faults}
         if faults:
             raise ItemError(name_faults(items, dict(sorted(faults.items()))))
         return store.get(keys) if keys else np.zeros((0, 0), dtype=np.float32)
@@ -57,28 +61,3 @@ def embed_items(
 def _plan(subject: Subject, work: Work, budget: int) -> Plan:
     sizes = work.measure(subject.encoder)
     return make_plan(list(work.missing), sizes, budget=budget, identity="", name=new_plan_name())
-
-
-def _encode(
-    subject: Subject,
-    plan: Plan,
-    work: Work,
-    store: VectorStore,
-    workers: int | None,
-    progress: Progress,
-) -> dict[bytes, str]:
-    failures = work.faults
-    batches = list(plan.rows_by_batch())
-    rendered = [[work.missing[plan.keys[row]] for row in rows] for rows in batches]
-    if workers is None:
-        workers = default_workers(subject.device, len(batches))
-    try:
-        for rows, encoded in zip(batches, run_batches(subject.encoder, rendered, workers)):
-            keys = [plan.keys[rows[row]] for row in encoded.rows]
-            if keys:
-                store.add(keys, encoded.vectors)
-            failures.update({plan.keys[rows[row]]: why for row, why in encoded.failures.items()})
-            progress.encoded(len(rows), int(plan.sizes[rows.start : rows.stop].sum()))
-    finally:
-        store.flush()
-    return failures

@@ -10,13 +10,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from mmeb_harness import environment, runfolder
 from mmeb_harness.assess import assess, failed
+from mmeb_harness.encode import encode_missing, missing_batches
 from mmeb_harness.engines.batch import reason
-from mmeb_harness.engines.local import default_workers, run_batches
+from mmeb_harness.engines.local import default_workers
 from mmeb_harness.errors import (
     DataMissing,
     EncoderFailed,
@@ -25,6 +25,7 @@ from mmeb_harness.errors import (
     TaskError,
 )
 from mmeb_harness.files import FileIndex
+from mmeb_harness.forecast import Forecast, forecast
 from mmeb_harness.gather import Gathered, Work, gather_task, name_item
 from mmeb_harness.keys import digest_of, numeric_stack
 from mmeb_harness.plan import (
@@ -64,18 +65,6 @@ class RunSettings:
     scoring: Scoring = "expected"
     batch_tokens: int | None = None
     workers: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forecast:
-    """What `--dry-run` tells: how much is to be done, what is there, what is missing."""
-
-    items: int
-    tokens: int
-    batches: int
-    reused: int
-    missing: Mapping[str, str]
-    seconds: float | None = None
 
 
 @dataclass
@@ -126,29 +115,18 @@ class Job:
         write_plan(plan, folder)
         store.plan = plan.name
         self.reused.update(store.sources(work.stored))
-        try:
-            self._encode(plan, work, tasks, store)
-        finally:
-            store.flush()
+        self._encode(plan, work, tasks, store)
         self._finish()
         return runfolder.read_run(folder)
 
-    def forecast(self, *, calibrate: bool = True) -> Forecast:
+    def forecast(self) -> Forecast:
         """Render, look up and cut batches; time one of them; write nothing in the run's folder."""
         self._writes = False
         before, store = self._open_store()
         work, tasks = self._gather(store)
         plan = self._plan(work, tasks, before)
-        batches = _missing_batches(plan, work)
-        tokens = sum(int(plan.sizes[rows].sum()) for rows in batches)
-        return Forecast(
-            items=sum(len(rows) for rows in batches),
-            tokens=tokens,
-            batches=len(batches),
-            reused=len(work.stored),
-            missing={name: result.error or "" for name, result in self.results.items()},
-            seconds=self._calibrate(plan, work, batches) if calibrate and batches else None,
-        )
+        missing = {name: result.error or "" for name, result in self.results.items()}
+        return forecast(self.subject.encoder, plan, work, missing)
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -219,7 +197,7 @@ class Job:
             plan = self._new_plan(work, identity)
         for task in tasks:
             task.waiting = {key for key in task.keys if key in work.missing}
-        tokens = sum(int(plan.sizes[rows].sum()) for rows in _missing_batches(plan, work))
+        tokens = sum(int(plan.sizes[rows].sum()) for rows in missing_batches(plan, work))
         self.progress.planned(len(work.missing), tokens, len(work.stored))
         return plan
 
@@ -235,26 +213,21 @@ class Job:
         )
 
     def _encode(self, plan: Plan, work: Work, tasks: list[_Open], store: VectorStore) -> None:
-        failures = work.faults
-        self._score_ready(tasks, failures, store)
-        batches = _missing_batches(plan, work)
-        rendered = [[work.missing[plan.keys[row]] for row in rows] for rows in batches]
+        """Encode what is missing; score each task as soon as its vectors are there."""
+        self._score_ready(tasks, work.faults, store)
+        batches = len(missing_batches(plan, work))
         if batches:
             self.progress.loading(self.subject.name)
         try:
-            done = run_batches(self.subject.encoder, rendered, self._workers(len(batches)))
-            for rows, encoded in zip(batches, done, strict=True):
-                keys = [plan.keys[rows[row]] for row in encoded.rows]
-                if keys:
-                    store.add(keys, encoded.vectors)
-                    self.computed += len(keys)
-                if encoded.recut:
+            encoder, workers = self.subject.encoder, self._workers(batches)
+            for step in encode_missing(encoder, plan, work, store, workers):
+                self.computed += step.computed
+                if step.recut:
                     self._warn("a batch did not fit or failed, and was cut into smaller ones")
-                failures.update({plan.keys[rows[r]]: why for r, why in encoded.failures.items()})
-                self.progress.encoded(len(rows), int(plan.sizes[rows].sum()))
+                self.progress.encoded(len(step.keys), step.tokens)
                 for task in tasks:
-                    task.waiting.difference_update(plan.keys[row] for row in rows)
-                self._score_ready(tasks, failures, store)
+                    task.waiting.difference_update(step.keys)
+                self._score_ready(tasks, work.faults, store)
         except EncoderFailed as error:
             for task in tasks:
                 self._fail(task.task, str(error))
@@ -324,18 +297,6 @@ class Job:
         chosen = self.settings.workers
         return default_workers(self.subject.device, batches) if chosen is None else chosen
 
-    def _calibrate(self, plan: Plan, work: Work, batches: Sequence[Sequence[int]]) -> float:
-        """Time the middle batch, and scale by tokens."""
-        rows = batches[len(batches) // 2]
-        rendered = [work.missing[plan.keys[row]] for row in rows]
-        seconds = []
-        for _ in range(2):  # the first pays for loading the weights
-            started = perf_counter()
-            list(run_batches(self.subject.encoder, [rendered], 0))
-            seconds.append(perf_counter() - started)
-        tokens = [int(plan.sizes[rows].sum()) for rows in batches]
-        return min(seconds) * sum(tokens) / max(1, tokens[len(batches) // 2])
-
     def _new_record(self) -> RunRecord:
         settings, subject = self.settings, self.subject
         return RunRecord(
@@ -394,14 +355,6 @@ def batch_budget(subject: Subject, wanted: int | None) -> int:
         return wanted
     on_cpu = (subject.device or "cpu").startswith("cpu")
     return CPU_BATCH_TOKENS if on_cpu else DEVICE_BATCH_TOKENS
-
-
-def _missing_batches(plan: Plan, work: Work) -> list[list[int]]:
-    """Return, for each batch with anything left to encode, the rows that are."""
-    batches = [
-        [row for row in rows if plan.keys[row] in work.missing] for rows in plan.rows_by_batch()
-    ]
-    return [rows for rows in batches if rows]
 
 
 def _name(task: Task) -> TaskName:

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from time import perf_counter
 
+from mmeb_harness.forecast import Forecast
 from mmeb_harness.progress import Progress
 from mmeb_harness.registry import Registry
 from mmeb_harness.reporter import ReportOptions
 from mmeb_harness.result import Run, TaskResult
-from mmeb_harness.run import Forecast
 from rich.console import Console as RichConsole
 from rich.progress import (
     BarColumn,
