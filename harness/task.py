@@ -71,11 +71,3 @@ class Task:
             raise TaskError(f"{self.name} has no training part ({self.split} in {self.suite})")
         pairs: Iterable[Pair] = load_object(self.training_loader)(self, split, location)
         return pairs
-
-
-def __getattr__(name: str) -> Any:  # until the tests import from taskdata
-    if name not in ("TaskData", "Ragged"):
-        raise AttributeError(name)
-    from mmeb_harness import taskdata
-
-    return getattr(taskdata, name)

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmeb_harness.errors import ItemError
@@ -40,14 +39,6 @@ class Clip(Pretrained):
     """An encoder over CLIP's two towers."""
 
     model_types = ("clip",)
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The tokenizer of the base."""
-        from transformers import AutoTokenizer
-
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(self.base_folder)
 
     @cached_property
     def image_processor(self) -> Any:
@@ -151,7 +142,3 @@ class Clip(Pretrained):
             index = torch.tensor(rows, device=self.device)
             vectors_BD = vectors_BD.index_add(0, index, features.float())
         return normalize(vectors_BD, dim=-1) if self.card.normalize else vectors_BD
-
-    def save_processors(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(folder)
-        self.image_processor.save_pretrained(folder)

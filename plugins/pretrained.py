@@ -65,9 +65,18 @@ class Pretrained(TrainableEncoder):
     def load_module(self) -> torch.nn.Module:
         """Load the weights and bind the adapter."""
 
+    @property
     @abstractmethod
-    def save_processors(self, folder: Path) -> None:
-        """Write what the CPU half needs."""
+    def image_processor(self) -> Any:
+        """The image processor of the base, the PIL one: torchvision's gives other numbers."""
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the base."""
+        from transformers import AutoTokenizer
+
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(self.base_folder)
 
     @property
     def module(self) -> torch.nn.Module:
@@ -103,7 +112,8 @@ class Pretrained(TrainableEncoder):
         folder.mkdir(parents=True, exist_ok=True)
         module: Any = self.module
         module.save_pretrained(folder)
-        self.save_processors(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
         own = {"name": folder.name, "base": ".", "verified": "no", "probes": ()}
         published = dict.fromkeys(("revision", "adapter", "adapter_revision", "published_as"))
         card = self.card.model_copy(update={**own, **published})

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmeb_harness.errors import ItemError
@@ -57,14 +56,6 @@ class Qwen2VL(Pretrained):
     padding_side = "right"
 
     # -- CPU half ------------------------------------------------------------------------------
-
-    @cached_property
-    def tokenizer(self) -> Any:
-        """The tokenizer of the base."""
-        from transformers import AutoTokenizer
-
-        with quiet_transformers():
-            return AutoTokenizer.from_pretrained(self.base_folder)
 
     @cached_property
     def image_processor(self) -> Any:
@@ -244,7 +235,3 @@ class Qwen2VL(Pretrained):
         else:
             positions_BL = torch.arange(batch.ids_BL.shape[1]).expand_as(batch.ids_BL)
         return positions_BL.expand(3, -1, -1).to(self.device)
-
-    def save_processors(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(folder)
-        self.image_processor.save_pretrained(folder)

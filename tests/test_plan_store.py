@@ -121,6 +121,23 @@ def test_an_absent_or_cut_plan_is_no_plan(tmp_path: Path) -> None:
         assert read_plan(tmp_path) is None, f"cut to {length} bytes"
 
 
+def test_a_damaged_plan_is_no_plan_or_one_that_can_be_walked(tmp_path: Path) -> None:
+    keys = [key(number) for number in range(5)]
+    sizes = np.array([3, 4, 5, 6, 7], np.int32)
+    write_plan(make_plan(keys, sizes, budget=9, identity="i", name="n"), tmp_path)
+    whole = (tmp_path / "plan.arrow").read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        content = bytearray(whole)
+        content[place] ^= 0x80
+        (tmp_path / "plan.arrow").write_bytes(content)
+        plan = read_plan(tmp_path)
+        refused += plan is None
+        if plan is not None:
+            assert sum(len(rows) for rows in plan.rows_by_batch()) == len(plan.keys)
+    assert refused > 0
+
+
 def test_a_plan_is_known_by_encoder_items_and_budget() -> None:
     identities = {
         plan_identity("encoder", [key(1), key(2)], 100),

@@ -33,7 +33,9 @@ IMAGE_TOKENS_LOW = 25
 
 RUNS = [
     pytest.param("low", LOW, id="low"),
-    pytest.param("default", {"image_resolution": "default"}, id="default", marks=pytest.mark.thorough),
+    pytest.param(
+        "default", {"image_resolution": "default"}, id="default", marks=pytest.mark.thorough
+    ),
     pytest.param("mid", {"image_resolution": "mid"}, id="mid", marks=pytest.mark.thorough),
     pytest.param("high", {"image_resolution": "high"}, id="high", marks=pytest.mark.thorough),
     pytest.param(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -610,6 +611,18 @@ def test_worker_processes_give_the_same_vectors(
         assert result.record.workers == workers
     assert stored_vectors(tmp_path / "cache 0") == stored_vectors(tmp_path / "cache 2")
     assert stored_vectors(tmp_path / "cache 0")
+
+
+def test_an_object_that_cannot_travel_to_a_worker_runs_where_it_is(
+    data: Path, tmp_path: Path
+) -> None:
+    class Locked(Kept):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lock = threading.Lock()
+
+    result = run(Locked(), data, tmp_path / "run", tasks=BOTH, workers=2)
+    assert result.failed == []
 
 
 # -- one folder, one run ---------------------------------------------------------------------------
