@@ -50,11 +50,16 @@ def numeric_stack() -> Mapping[str, str | None]:
 
 
 def source_digest(factory: str) -> str | None:
-    """Digest the source file of the module that a factory is in, so that edits count."""
+    """Digest the source of the module that a factory is in, and of the modules beside it in its
+    package, so that while one edits an encoder its old vectors do not come back."""
     spec = importlib.util.find_spec(factory.partition(":")[0])
     if spec is None or spec.origin is None or not os.path.isfile(spec.origin):
         return None
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()[:16]
+    own = Path(spec.origin)
+    digest = hashlib.sha256()
+    for path in sorted(own.parent.glob("*.py")) if spec.parent else [own]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:

@@ -220,6 +220,7 @@ class Job:
             self.progress.loading(self.subject.name)
         try:
             encoder, workers = self.subject.encoder, self._workers(batches)
+            self.record = self.record.model_copy(update={"workers": workers})
             for step in encode_missing(encoder, plan, work, store, workers):
                 self.computed += step.computed
                 if step.recut:
