@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from mmeb_harness.encode import encode_missing
 from mmeb_harness.encoder import Vectors
-from mmeb_harness.engines.local import default_workers
+from mmeb_harness.engines.local import chosen_workers
 from mmeb_harness.errors import ItemError
 from mmeb_harness.files import FileIndex
 from mmeb_harness.gather import Work, gather_items, name_faults
@@ -48,8 +48,7 @@ def embed_items(
         keys, faults = gathered.keys, gathered.faults
         plan = _plan(subject, work, batch_budget(subject, batch_tokens))
         progress.planned(len(plan.keys), plan.tokens, len(work.stored))
-        if workers is None:
-            workers = default_workers(subject.device, len(list(plan.rows_by_batch())))
+        workers = chosen_workers(subject.encoder, len(list(plan.rows_by_batch())), workers)
         for step in encode_missing(subject.encoder, plan, work, store, workers):
             progress.encoded(len(step.keys), step.tokens)
         faults |= {place: work.faults[key] for place, key in enumerate(keys) if key in work.faults}

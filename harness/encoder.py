@@ -42,7 +42,10 @@ class PlannedEncoder(ABC):
     """Level 2: an encoder whose work can be planned, prepared elsewhere and dealt to devices.
 
     An instance pickles to its CPU half: `render`, `size` and `prepare` work in a worker process.
+    `prepares` says whether `prepare` does anything worth a process of its own.
     """
+
+    prepares = True
 
     @abstractmethod
     def render(self, item: Item) -> Rendered:

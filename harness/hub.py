@@ -74,5 +74,10 @@ def _first_line(error: Exception) -> str:
 
 
 def commit_of(folder: Path) -> str | None:
-    """Return the commit of a folder in the Hub's cache (`.../snapshots/COMMIT`)."""
-    return folder.name if folder.parent.name == "snapshots" else None
+    """Return the commit of a folder in the Hub's cache (`models--NAME/snapshots/COMMIT`)."""
+    from huggingface_hub import constants
+
+    place = folder.absolute()
+    ours = place.is_relative_to(Path(constants.HF_HUB_CACHE).absolute())
+    repository = place.parent.parent.name.startswith("models--")
+    return place.name if ours and repository and place.parent.name == "snapshots" else None

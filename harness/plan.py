@@ -124,14 +124,15 @@ def read_plan(folder: Path) -> Plan | None:
         with pa.OSFile(str(folder / PLAN_FILE)) as source:
             table = pa.ipc.open_file(source).read_all()
         table.validate(full=True)
-    except (OSError, pa.ArrowInvalid):
+        metadata = table.schema.metadata
+        plan = Plan(
+            identity=metadata[b"identity"].decode(),
+            name=metadata[b"name"].decode(),
+            keys=table["key"].to_pylist(),
+            sizes=table["size"].to_numpy(),
+            batches=table["batch"].to_numpy(),
+            fresh=metadata[b"fresh"] == b"1",
+        )
+    except Exception:  # whatever is wrong with the file, a plan can be made anew
         return None
-    metadata = table.schema.metadata
-    return Plan(
-        identity=metadata[b"identity"].decode(),
-        name=metadata[b"name"].decode(),
-        keys=table["key"].to_pylist(),
-        sizes=table["size"].to_numpy(),
-        batches=table["batch"].to_numpy(),
-        fresh=metadata[b"fresh"] == b"1",
-    )
+    return plan if len(plan.keys) == len(plan.sizes) == len(plan.batches) else None

@@ -107,7 +107,7 @@ class RunRecord(BaseModel):
     @property
     def settings(self) -> dict[str, Any]:
         """What a folder's runs must share, as the user set it."""
-        keys = {"model", "overrides", "suite", "limit", "scoring", "dtype", "data_dir"}
+        keys = {"model", "overrides", "suite", "limit", "scoring", "dtype", "data_dir", "image_dir"}
         return self.model_dump(mode="json", include=keys)
 
 

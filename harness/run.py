@@ -16,7 +16,7 @@ from mmeb_harness import environment, runfolder
 from mmeb_harness.assess import assess, failed
 from mmeb_harness.encode import encode_missing, missing_batches
 from mmeb_harness.engines.batch import reason
-from mmeb_harness.engines.local import default_workers
+from mmeb_harness.engines.local import chosen_workers
 from mmeb_harness.errors import (
     DataMissing,
     EncoderFailed,
@@ -115,6 +115,11 @@ class Job:
         write_plan(plan, folder)
         store.plan = plan.name
         self.reused.update(store.sources(work.stored))
+        if work.stored and not self.subject.kept:
+            self._warn(
+                f"{self.subject.name} has no fingerprint: the {len(work.stored)} vectors in this "
+                "folder are taken to be its own (--fresh computes them anew)"
+            )
         self._encode(plan, work, tasks, store)
         self._finish()
         return runfolder.read_run(folder)
@@ -219,7 +224,8 @@ class Job:
         if batches:
             self.progress.loading(self.subject.name)
         try:
-            encoder, workers = self.subject.encoder, self._workers(batches)
+            encoder = self.subject.encoder
+            workers = chosen_workers(encoder, batches, self.settings.workers)
             self.record = self.record.model_copy(update={"workers": workers})
             for step in encode_missing(encoder, plan, work, store, workers):
                 self.computed += step.computed
@@ -294,10 +300,6 @@ class Job:
     def _batch_tokens(self) -> int:
         return batch_budget(self.subject, self.settings.batch_tokens)
 
-    def _workers(self, batches: int) -> int:
-        chosen = self.settings.workers
-        return default_workers(self.subject.device, batches) if chosen is None else chosen
-
     def _new_record(self) -> RunRecord:
         settings, subject = self.settings, self.subject
         return RunRecord(
@@ -322,7 +324,7 @@ class Job:
             device_name=environment.device_name(subject.device),
             attention=getattr(subject.encoder, "attention", None),
             batch_tokens=self._batch_tokens,
-            workers=self._workers(0),
+            workers=self.settings.workers or 0,
             command=environment.command_line(),
             started=environment.now(),
         )

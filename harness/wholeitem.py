@@ -16,6 +16,8 @@ IMAGE_SIZE = 256
 class WholeItemEncoder(PlannedEncoder):
     """Wraps an object with `encode(items)`; its rendered input is the item, role included."""
 
+    prepares = False
+
     def __init__(self, encoder: Encoder) -> None:
         if not callable(getattr(encoder, "encode", None)):
             raise UsageError(f"{encoder!r} is no encoder: it has no encode(items)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -17,9 +18,13 @@ WORKERS_AT_MOST = 8
 BATCHES_WORTH_A_WORKER = 16
 
 
-def default_workers(device: str | None, batches: int) -> int:
-    """Choose worker processes: none on the CPU, whose cores the model needs itself."""
-    if device is None or device.startswith("cpu") or batches < BATCHES_WORTH_A_WORKER:
+def chosen_workers(encoder: PlannedEncoder, batches: int, wanted: int | None) -> int:
+    """Choose worker processes: what is wanted, where there is anything to prepare; by default none
+    on the CPU, whose cores the model needs itself."""
+    if not encoder.prepares or wanted is not None:
+        return (wanted or 0) if encoder.prepares else 0
+    device = getattr(encoder, "device", None) or "cpu"
+    if device.startswith("cpu") or batches < BATCHES_WORTH_A_WORKER:
         return 0
     return max(0, min(WORKERS_AT_MOST, (os.cpu_count() or 1) - 1))
 
@@ -50,7 +55,14 @@ def _prepared(encoder: PlannedEncoder, batches: Batches, workers: int) -> Iterat
         multiprocessing_context="forkserver" if os.name == "posix" else "spawn",
     )
     try:
-        for prepared in loader:
+        arriving = iter(loader)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise EnvironmentFault(
+            f"the encoder cannot be sent to worker processes ({error}): use --workers 0, or give it "
+            "a __getstate__ that leaves out what prepare does not need"
+        ) from error
+    try:
+        for prepared in arriving:
             if isinstance(prepared, HarnessError):
                 raise prepared
             yield prepared
