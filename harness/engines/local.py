@@ -21,8 +21,10 @@ BATCHES_WORTH_A_WORKER = 16
 def chosen_workers(encoder: PlannedEncoder, batches: int, wanted: int | None) -> int:
     """Choose worker processes: what is wanted, where there is anything to prepare; by default none
     on the CPU, whose cores the model needs itself."""
-    if not encoder.prepares or wanted is not None:
-        return (wanted or 0) if encoder.prepares else 0
+    if not encoder.prepares:
+        return 0
+    if wanted is not None:
+        return wanted
     device = getattr(encoder, "device", None) or "cpu"
     if device.startswith("cpu") or batches < BATCHES_WORTH_A_WORKER:
         return 0
@@ -58,8 +60,8 @@ def _prepared(encoder: PlannedEncoder, batches: Batches, workers: int) -> Iterat
         arriving = iter(loader)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise EnvironmentFault(
-            f"the encoder cannot be sent to worker processes ({error}): use --workers 0, or give it "
-            "a __getstate__ that leaves out what prepare does not need"
+            f"the encoder cannot be sent to worker processes ({error}): use --workers 0, or give "
+            "it a __getstate__ that leaves out what prepare does not need"
         ) from error
     try:
         for prepared in arriving:
