@@ -15,18 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from mmeb_harness.errors import ItemError
 from mmeb_harness.image import load_image, to_rgb
-from mmeb_harness.item import ImageSource, Item, Rendered
+from mmeb_harness.item import Item, Rendered
 from mmeb_harness.plugins.pretrained import Pretrained, load_checked, quiet_transformers
 from mmeb_harness.plugins.prompt import worded
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
-
-
-LONG = 128
-"""An image so many times longer than wide is cut before it is resized, not after: some pixels then
-differ by one grey level, but it needs megabytes and not gigabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +84,7 @@ class Clip(Pretrained):
         text_rows = [row for row, one in enumerate(rendered) if one.text is not None]
         images = [(row, one.image) for row, one in enumerate(rendered) if one.image is not None]
         ids_TL, mask_TL = self._tokens([rendered[row].text or "" for row in text_rows])
-        pictures = [self._picture(image) for _, image in images]
+        pictures = [to_rgb(load_image(image)) for _, image in images]
         return TwoTowerBatch(
             items=len(rendered),
             text_rows=text_rows,
@@ -101,26 +95,6 @@ class Clip(Pretrained):
             if pictures
             else None,
         )
-
-    def _picture(self, source: ImageSource) -> Image:
-        """Plain RGB; of a very long image only what the centre crop will keep, already resized.
-
-        The processor would resize the whole of it first: 1 x 4000 pixels to 224 x 896,000.
-        """
-        image = to_rgb(load_image(source))
-        size, crop = self.image_processor.size, self.image_processor.crop_size
-        side = size.get("shortest_edge")
-        if side is None or (crop["height"], crop["width"]) != (side, side):
-            return image
-        short, long = sorted(image.size)
-        whole = int(side * long / short)
-        if whole <= LONG * side:
-            return image
-        scale, first = long / whole, (whole - side) // 2
-        kept = (first * scale, (first + side) * scale)
-        wide = image.width > image.height
-        box = (kept[0], 0, kept[1], short) if wide else (0, kept[0], short, kept[1])
-        return image.resize((side, side), self.image_processor.resample, box=box)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.tokenizer(text, truncation=True, max_length=self.max_length)[
