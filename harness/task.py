@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,9 @@ MetaTask = Literal["classification", "vqa", "retrieval", "grounding"]
 Split = Literal["ind", "ood"]
 
 META_TASKS: tuple[MetaTask, ...] = ("classification", "vqa", "retrieval", "grounding")
+FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+@-]*")
+"""What a task or suite may be called."""
+
 SPLITS: tuple[Split, ...] = ("ind", "ood")
 
 
@@ -59,6 +63,11 @@ class Task:
     metric: str = "hit_at_1"
     summary: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in (self.name, self.suite):
+            if not FILE_NAME.fullmatch(name):
+                raise ValueError(f"{name!r} cannot name a task or suite: it names files as well")
 
     def load(self, location: DataLocation) -> TaskData:
         """Read the evaluation part. Raises DataMissing, TaskError."""

@@ -392,3 +392,10 @@ def test_a_missing_requirement_is_named_with_the_command_that_installs_it(
     with pytest.raises(mh.HarnessError, match="pip install no-such-distribution") as missing:
         mh.load_encoder("needy")
     assert missing.value.exit_status == 3
+
+
+@pytest.mark.parametrize("name", ["../outside", "a/b", "", ".hidden", "tab\tbed", "/absolute"])
+def test_a_task_that_would_name_a_file_outside_its_folder_is_refused(name: str) -> None:
+    for names in ({"name": name, "suite": "mine"}, {"name": "mine", "suite": name}):
+        with pytest.raises(ValueError, match="cannot name"):
+            mh.Task(meta_task="vqa", split="ood", loader="mine:load", **names)
