@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -38,7 +39,8 @@ def load_encoder(
     """
     resolved = resolve_model(build_registry(), model, overrides)
     encoder = build_encoder(resolved.card, device=device, dtype=dtype)
-    encoder.mmeb_model = resolved
+    with contextlib.suppress(AttributeError):  # a class with __slots__ is then a live object
+        encoder.mmeb_model = resolved
     return encoder
 
 
@@ -72,6 +74,10 @@ def prepare_job(
     everything = suite_tasks(registry, suite)
     chosen = select_tasks(everything, request.tasks)
     _check_numbers(request)
+    if suite == DEFAULT_SUITE and (request.data_dir or request.image_dir):
+        raise UsageError(
+            f"suite {suite!r} comes with its data: for data of your own name a model with -m"
+        )
     cache = cache_root(_path(request.cache_dir))
     index = FileIndex(cache)
     subject = _subject(request, registry, index)
@@ -127,7 +133,8 @@ def evaluate(model: Any = None, *, progress: Progress | None = None, **options: 
 
     The options are those of Request: `tasks`, `suite`, `data_dir`, `image_dir`, `output_dir` (the
     run's folder), `cache_dir`, `fresh`, `limit`, `scoring`, `device`, `dtype`, `batch_tokens`,
-    `workers`, and `overrides` (card fields, as `-M`). Failed tasks are in the result, not raised.
+    `workers` (0 unless given: a script that starts processes must guard its main module), and
+    `overrides` (card fields, as `-M`). Failed tasks are in the result, not raised.
 
     Raises:
         UsageError: for an unknown name or option.
@@ -137,4 +144,5 @@ def evaluate(model: Any = None, *, progress: Progress | None = None, **options: 
     for name in options:
         if name not in known:
             raise unknown_name("option of evaluate", name, known)
-    return prepare_job(Request(model=model, **options), progress=progress).run()
+    request = Request(model=model, **{"workers": 0, **options})
+    return prepare_job(request, progress=progress).run()

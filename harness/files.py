@@ -40,6 +40,17 @@ def write_aside(path: Path) -> Iterator[Path]:
             aside.unlink()
 
 
+def check_writable(folder: Path) -> None:
+    """Make a folder and a file in it, and remove the file. Raises EnvironmentFault."""
+    probe = folder / f".{uuid.uuid4().hex[:8]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise storage_fault(error, probe) from error
+
+
 def storage_fault(error: OSError, path: Path) -> EnvironmentFault:
     """Say in one sentence why `path` could not be written."""
     if error.errno == errno.ENOSPC:

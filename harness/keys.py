@@ -52,7 +52,10 @@ def numeric_stack() -> Mapping[str, str | None]:
 def source_digest(factory: str) -> str | None:
     """Digest the source of the module that a factory is in, and of the modules beside it in its
     package, so that while one edits an encoder its old vectors do not come back."""
-    spec = importlib.util.find_spec(factory.partition(":")[0])
+    try:
+        spec = importlib.util.find_spec(factory.partition(":")[0])
+    except (ImportError, ValueError):
+        return None
     if spec is None or spec.origin is None or not os.path.isfile(spec.origin):
         return None
     own = Path(spec.origin)
@@ -88,6 +91,8 @@ def image_digest(source: ImageSource | None, index: FileIndex) -> str | None:
     try:
         return index.digest(Path(source))
     except FileNotFoundError:
-        raise ItemError(f"image {describe(source)} does not exist") from None
+        raise ItemError(
+            f"image {describe(source)} does not exist (--image-dir names the root of the paths)"
+        ) from None
     except (OSError, ValueError) as error:
         raise ItemError(f"image {describe(source)} cannot be read: {error}") from None

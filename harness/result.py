@@ -150,6 +150,9 @@ class Run:
         """The tasks that failed."""
         return [result for result in self.tasks.values() if result.status == "failed"]
 
+    def _errors(self) -> list[str]:
+        return [f"{result.name} failed: {result.error}" for result in self.failed]
+
     def to_json(self) -> dict[str, Any]:
         """Return the object that `--json` prints."""
         return {
@@ -173,4 +176,5 @@ class Run:
             },
             "output_dir": str(self.output_dir),
             **({"limit": self.record.limit} if self.record.limit is not None else {}),
+            **({"error": "; ".join(self._errors())} if self.failed else {}),
         }

@@ -24,7 +24,7 @@ from mmeb_harness.errors import (
     HarnessError,
     TaskError,
 )
-from mmeb_harness.files import FileIndex
+from mmeb_harness.files import FileIndex, check_writable
 from mmeb_harness.forecast import Forecast, forecast
 from mmeb_harness.gather import Gathered, Work, gather_task, name_item
 from mmeb_harness.keys import digest_of, numeric_stack
@@ -100,20 +100,17 @@ class Job:
         self.computed = 0
         self.plan_name, self.fresh = new_plan_name(), settings.fresh
         self.reused: Counter[str] = Counter()
-        self._writes = True
+        self._claimed = False
         self.record = self._new_record()
 
     def run(self) -> Run:
         """Do the job. Raises EnvironmentFault where it cannot go on; what is done is kept."""
         folder = self.settings.output_dir
-        self._claim(folder)
+        self._check_folder(folder)
         before, store = self._open_store()
-        describe_namespace(store.folder, {"model": self.subject.name, **self.record.overrides})
-        self._notify("run_started", run=self.record)
         work, tasks = self._gather(store)
         plan = self._plan(work, tasks, before)
-        write_plan(plan, folder)
-        store.plan = plan.name
+        self._claim(folder, plan, store)
         self.reused.update(store.sources(work.stored))
         if work.stored and not self.subject.kept:
             self._warn(
@@ -126,7 +123,6 @@ class Job:
 
     def forecast(self) -> Forecast:
         """Render, look up and cut batches; time one of them; write nothing in the run's folder."""
-        self._writes = False
         before, store = self._open_store()
         work, tasks = self._gather(store)
         plan = self._plan(work, tasks, before)
@@ -135,14 +131,25 @@ class Job:
 
     # -- steps ---------------------------------------------------------------------------------
 
-    def _claim(self, folder: Path) -> None:
-        """Make the folder this run's own, or refuse it; whether it can be written shows now."""
-        if self.settings.fresh:
-            runfolder.clear(folder)
-        old = runfolder.read_record(folder)
+    def _check_folder(self, folder: Path) -> None:
+        """Refuse a folder that holds another run, or that cannot be written, before any work."""
+        old = None if self.settings.fresh else runfolder.read_record(folder)
         if old is not None and runfolder.holds_scores(folder, old):
             runfolder.check_same_run(folder, old, self.record)
+        check_writable(folder)
+
+    def _claim(self, folder: Path, plan: Plan, store: VectorStore) -> None:
+        """Make the folder this run's own: only now, when there is something to run."""
+        if self.settings.fresh:
+            runfolder.clear(folder)
+        describe_namespace(store.folder, {"model": self.subject.name, **self.record.overrides})
         runfolder.write_record(folder, self.record)
+        write_plan(plan, folder)
+        store.plan = plan.name
+        self._claimed = True
+        self._notify("run_started", run=self.record)
+        for result in list(self.results.values()):
+            self._publish(result, None)
 
     def _open_store(self) -> tuple[Plan | None, VectorStore]:
         """Open the encoder's vectors, and the plan that an earlier run of this folder left."""
@@ -189,8 +196,7 @@ class Job:
             raise TaskError(f"its loader failed: {reason(error)}") from error
         if not isinstance(data, TaskData):
             raise TaskError(f"its loader gave {type(data).__name__}, not TaskData")
-        if not len(data.queries):
-            raise TaskError("it has no queries")
+        data.check()
         return data if self.settings.limit is None else data.head(self.settings.limit)
 
     def _plan(self, work: Work, tasks: Sequence[_Open], before: Plan | None) -> Plan:
@@ -256,14 +262,18 @@ class Job:
     def _score(self, open_task: _Open, store: VectorStore) -> None:
         data = open_task.data
         vectors = store.get(open_task.keys)
-        outcomes = score_task(
-            vectors,
-            data.queries,
-            data.candidates,
-            data.gold,
-            similarity=self.subject.similarity,
-            scoring=self.settings.scoring,
-        )
+        try:
+            outcomes = score_task(
+                vectors,
+                data.queries,
+                data.candidates,
+                data.gold,
+                similarity=self.subject.similarity,
+                scoring=self.settings.scoring,
+            )
+        except TaskError as error:
+            self._fail(open_task.task, str(error))
+            return
         data = replace(
             data, digest=digest_of({"rows": data.digest, "images": open_task.gathered.images})
         )
@@ -282,8 +292,10 @@ class Job:
 
     def _done(self, result: TaskResult, outcomes: Outcomes | None) -> None:
         self.results[result.name] = result
-        if not self._writes:
-            return
+        if self._claimed:  # what fails before the folder is ours is written when it is
+            self._publish(result, outcomes)
+
+    def _publish(self, result: TaskResult, outcomes: Outcomes | None) -> None:
         runfolder.write_task(self.settings.output_dir, result, outcomes)
         self.progress.scored(result)
         self._notify("task_scored", run=self.record, task=result)

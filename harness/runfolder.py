@@ -19,6 +19,9 @@ RUN_FILE = "run.json"
 TASKS = "tasks"
 VECTORS = "vectors"
 
+SHARED = ("encoder", "suite", "limit", "scoring", "similarity")
+"""What a task's result must share with the record to count."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -64,13 +67,13 @@ def read_run(folder: Path) -> Run:
 
 
 def read_tasks(folder: Path, record: RunRecord) -> dict[str, TaskResult]:
-    """Read the results that belong to this record's encoder, in the suite's order."""
+    """Read the results of this record's encoder and settings, in the suite's order."""
     found = {}
     for task in record.suite_tasks:
         path = folder / TASKS / f"{task.name}.json"
         if path.exists():
             result = _read(path, TaskResult)
-            if result.encoder == record.encoder:
+            if all(getattr(result, name) == getattr(record, name) for name in SHARED):
                 found[task.name] = result
     return found
 
@@ -116,11 +119,14 @@ def _write(path: Path, model: BaseModel) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove what a run left in a folder, and nothing else."""
-    for path in [folder / RUN_FILE, folder / PLAN_FILE, *(folder / TASKS).glob("*.json")]:
+    """Remove what a run left in a folder, by the names in its record, and nothing else."""
+    record = read_record(folder)
+    if record is None:
+        return
+    results = [folder / TASKS / task.name for task in record.suite_tasks]
+    files = [Path(f"{result}.{kind}") for result in results for kind in ("json", "parquet")]
+    for path in [*files, folder / PLAN_FILE, folder / RUN_FILE]:
         path.unlink(missing_ok=True)
-    for path in (folder / TASKS).glob("*.parquet"):
-        path.unlink()
 
 
 def check_same_run(folder: Path, old: RunRecord, new: RunRecord) -> None:

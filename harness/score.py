@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 from mmeb_harness.encoder import Vectors
+from mmeb_harness.errors import TaskError
 from mmeb_harness.taskdata import Ragged
 from numpy.typing import NDArray
 
@@ -62,6 +63,10 @@ def score_task(
     for start in range(0, len(queries), BLOCK):
         block = range(start, min(start + BLOCK, len(queries)))
         for row, scores_K in zip(block, _block_scores(vectors_MD, queries, candidates, block)):
+            if not np.isfinite(scores_K).all():
+                raise TaskError(
+                    f"the scores of query {row} are not finite (similarity {similarity})"
+                )
             is_gold_K = np.isin(candidates[row], gold[row])
             counts = _compare(scores_K, is_gold_K)
             order = np.argsort(-scores_K, kind="stable")[:TOP].astype(np.int32)
@@ -120,8 +125,10 @@ def _expected_hit(better: int, tied: int, tied_gold: int) -> float:
 
 def normalised(vectors_MD: Vectors) -> Vectors:
     """Return rows of unit length; a zero row stays zero, and so ties with everything."""
-    norms = np.linalg.norm(vectors_MD, axis=1, keepdims=True)
-    unit: Vectors = (vectors_MD / np.where(norms > 0, norms, 1)).astype(np.float32)
+    largest = np.abs(vectors_MD).max(axis=1, keepdims=True)  # else squares leave float32's range
+    scaled = vectors_MD / np.where(largest > 0, largest, 1)
+    norms = np.linalg.norm(scaled, axis=1, keepdims=True)
+    unit: Vectors = (scaled / np.where(norms > 0, norms, 1)).astype(np.float32)
     return unit
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mmeb_harness.errors import unknown_name
+from mmeb_harness.errors import UsageError, unknown_name
 from mmeb_harness.registry import Registry
 from mmeb_harness.task import META_TASKS, SPLITS, Task
 
@@ -32,5 +32,7 @@ def select_tasks(tasks: Sequence[Task], wanted: str | Sequence[str] | None) -> l
         if not found and word not in (*SPLITS, *META_TASKS):
             known = [task.name for task in tasks] + ["all", *SPLITS, *META_TASKS]
             raise unknown_name("task", word, known, "`mmeb-harness list tasks` shows all")
+        if not found:
+            raise UsageError(f"suite {tasks[0].suite!r} has no task that is {word}")
         chosen |= found
     return [task for task in tasks if task.name in chosen]

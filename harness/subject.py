@@ -33,16 +33,17 @@ class Subject:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     plugin: Mapping[str, str | None] = field(default_factory=dict)
     revisions: Mapping[str, str | None] = field(default_factory=dict)
+    asked: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def dtype(self) -> str | None:
-        """Numeric type of the model, where the encoder says."""
-        return getattr(self.encoder, "dtype", None)
+        """Numeric type of the model: what the encoder says, or was asked for."""
+        return _text(getattr(self.encoder, "dtype", None)) or self.asked.get("dtype")
 
     @property
     def device(self) -> str | None:
-        """Device of the model, where the encoder says."""
-        return getattr(self.encoder, "device", None)
+        """Device of the model: what the encoder says, or was asked for."""
+        return _text(getattr(self.encoder, "device", None)) or self.asked.get("device")
 
     @property
     def similarity(self) -> Any:
@@ -67,31 +68,39 @@ def subject_from_name(
     """Resolve and build what `-m` names."""
     model = resolve_model(registry, name, overrides)
     encoder = build_encoder(model.card, device=device, dtype=dtype)
-    return _subject(name, encoder, index, model)
+    return _subject(name, encoder, index, model, {"device": device, "dtype": dtype})
 
 
 def subject_from_object(encoder: Any, index: FileIndex) -> Subject:
     """Take any object with `encode`, or an encoder that `load_encoder` made."""
     model: Model | None = getattr(encoder, "mmeb_model", None)
     name = model.card.name if model is not None else type(encoder).__name__
-    return _subject(name, encoder, index, model)
+    return _subject(name, encoder, index, model, {})
 
 
-def _subject(name: str, encoder: Any, index: FileIndex, model: Model | None) -> Subject:
-    encoder = planned(encoder)
+def _subject(
+    name: str,
+    given: Any,
+    index: FileIndex,
+    model: Model | None,
+    asked: Mapping[str, str | None],
+) -> Subject:
+    encoder = planned(given)
     fingerprint = encoder.fingerprint()
     folders = [_folder_identity(folder, index) for folder in encoder.weight_folders()]
     index.flush()
     plugin = {} if model is None else _plugin_facts(model)
-    device = getattr(encoder, "device", None)
+    device = _text(getattr(encoder, "device", None)) or asked.get("device")
     identity = {
         "fingerprint": fingerprint if fingerprint is not None else f"live {name}",
         "weights": folders,
-        "settings": None if model is None else model.card.vector_settings(),
+        "settings": _class_facts(given) if model is None else model.card.vector_settings(),
+        # an encoder that names no folders is told apart by what it was asked to load
+        "reference": None if folders or model is None else _reference(model.card),
         "plugin": plugin,
         "stack": numeric_stack(),
-        "dtype": getattr(encoder, "dtype", None),
-        "device": None if device is None else str(device).partition(":")[0],
+        "dtype": _text(getattr(encoder, "dtype", None)) or asked.get("dtype"),
+        "device": None if device is None else device.partition(":")[0],
     }
     return Subject(
         name=name,
@@ -101,11 +110,27 @@ def _subject(name: str, encoder: Any, index: FileIndex, model: Model | None) -> 
         card=None if model is None else model.card,
         overrides={} if model is None else model.overrides,
         plugin=plugin,
+        asked=asked,
         revisions={
             folder.parent.parent.name if commit_of(folder) else str(folder): commit
             for folder, commit in zip(encoder.weight_folders(), folders, strict=True)
         },
     )
+
+
+def _text(value: Any) -> str | None:
+    """Write a device or dtype, which may be torch's own, as text."""
+    return None if value is None else str(value).removeprefix("torch.")
+
+
+def _class_facts(given: Any) -> dict[str, str | None]:
+    kind = type(given)
+    source = source_digest(kind.__module__) if kind.__module__ != "__main__" else None
+    return {"class": f"{kind.__module__}.{kind.__qualname__}", "source": source}
+
+
+def _reference(card: Card) -> list[str | None]:
+    return [card.base, card.revision, card.adapter, card.adapter_revision]
 
 
 def _folder_identity(folder: Path, index: FileIndex) -> str:

@@ -94,14 +94,29 @@ class TaskData:
         rows = _candidate_rows(candidates, len(queries), index)
         if not (len(queries) == len(rows) == len(gold)):
             raise TaskError("queries, candidates and gold differ in length")
-        places = [[one] if isinstance(one, int) else list(one) for one in gold]
-        golds = [row[right].tolist() for row, right in zip(rows, places, strict=True)]
+        golds = [_places(one, row).tolist() for one, row in zip(gold, rows, strict=True)]
         return cls(
             items=items,
             queries=np.array(query_rows, dtype=np.int32),
             candidates=rows,
             gold=_ragged(golds),
         )
+
+    def check(self) -> None:
+        """Raise TaskError unless every query has candidates, and gold among them."""
+        counts = (len(self.queries), len(self.candidates), len(self.gold))
+        if not all(counts) or len(set(counts)) > 1:
+            raise TaskError(
+                "it has {} queries, {} lists of candidates and {} of gold".format(*counts)
+            )
+        for rows in (self.queries, self.candidates.values, self.gold.values):
+            if len(rows) and not 0 <= rows.min() <= rows.max() < len(self.items):
+                raise TaskError("it points at items that are not there")
+        for query, (candidates, gold) in enumerate(zip(self.candidates, self.gold, strict=True)):
+            if not len(candidates):
+                raise TaskError(f"query {query} has no candidates")
+            if not np.isin(gold, candidates).any():
+                raise TaskError(f"query {query} has no gold among its candidates")
 
     def head(self, queries: int) -> TaskData:
         """Return the first queries, with only the items they reach."""
@@ -122,6 +137,13 @@ class TaskData:
             candidates=replace(candidates, values=place[candidates.values]),
             gold=replace(gold, values=place[gold.values]),
         )
+
+
+def _places(gold: Any, row: NDArray[np.int32]) -> NDArray[np.int32]:
+    places = np.atleast_1d(np.asarray(gold, dtype=np.int64))
+    if len(places) and not 0 <= places.min() <= places.max() < len(row):
+        raise TaskError(f"gold {gold} is no place among {len(row)} candidates")
+    return row[places]
 
 
 def _identity(item: Item) -> tuple[Any, ...]:

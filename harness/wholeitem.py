@@ -40,7 +40,8 @@ class WholeItemEncoder(PlannedEncoder):
 
     def fingerprint(self) -> str | None:
         method = getattr(self.inner, "fingerprint", None)
-        return None if method is None else str(method())
+        fingerprint = None if method is None else method()
+        return None if fingerprint is None else str(fingerprint)
 
 
 def _item(rendered: Rendered) -> Item:

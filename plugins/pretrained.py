@@ -7,6 +7,7 @@ the weights are loaded at the first forward; a run that has nothing to compute n
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 from abc import abstractmethod
@@ -24,6 +25,9 @@ from mmeb_harness.plugins.vision_ops import mend_torchvision
 if TYPE_CHECKING:
     import torch
 
+CHUNK, ODD = 1 << 22, 0x2545F4914F6CDD1D
+"""Numbers digested at once, and an odd multiplier that spreads their bits."""
+
 DTYPES = ("float32", "bfloat16", "float16")
 KERNELS = {"eager": "eager", "sdpa": "sdpa", "flash": "flash_attention_2"}
 
@@ -40,6 +44,8 @@ class Pretrained(TrainableEncoder):
         self.dtype = chosen_dtype(dtype, self.device)
         self.attention = card.attention or "sdpa"
         self._module: torch.nn.Module | None = None
+        self._loaded_files: object = None
+        self._loaded_state = ""
         if self.adapter is None:
             self.base, self.adapter = _base_of_adapter(card.base)
         self.card = card
@@ -76,12 +82,19 @@ class Pretrained(TrainableEncoder):
         from transformers import AutoTokenizer
 
         with quiet_transformers():
-            return AutoTokenizer.from_pretrained(self.base_folder)
+            tokenizer = AutoTokenizer.from_pretrained(self.base_folder)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is not None:  # a tokenizer saved while in use keeps what it was told then
+            backend.no_truncation()
+            backend.no_padding()
+        return tokenizer
 
     @property
     def module(self) -> torch.nn.Module:
         if self._module is None:
+            self._loaded_files = _file_states(self._folders())
             self._module = self.load_module().to(self.device).eval()
+            self._loaded_state = state_digest(self._module)
         return self._module
 
     @cached_property
@@ -101,11 +114,24 @@ class Pretrained(TrainableEncoder):
         return fetch_model(self.base, commit_of(self.base_folder) or self.card.revision, WEIGHTS)
 
     def fingerprint(self) -> str:
-        return type(self).__name__
+        """The class alone while the weights are those on disk; else a digest of those in memory."""
+        if self._module is None or not self._detached(state := state_digest(self._module)):
+            return type(self).__name__
+        return f"{type(self).__name__} in memory {state}"
 
     def weight_folders(self) -> Sequence[Path]:
+        folders = self._folders()
+        if self._module is not None and self._detached(state_digest(self._module)):
+            return folders[:0]
+        return folders
+
+    def _folders(self) -> Sequence[Path]:
         adapter = self.adapter_folder
         return (self.base_folder,) if adapter is None else (self.base_folder, adapter)
+
+    def _detached(self, state: str) -> bool:
+        """Whether memory and disk have parted: trained in memory, or replaced on disk."""
+        return state != self._loaded_state or self._loaded_files != _file_states(self._folders())
 
     def save(self, folder: Path) -> None:
         """Write the weights (an adapter merged in), the processors and the card."""
@@ -126,6 +152,38 @@ class Pretrained(TrainableEncoder):
     def __setstate__(self, state: dict[str, Any]) -> None:
         mend_torchvision()
         self.__dict__.update(state)
+
+
+def _file_states(folders: Sequence[Path]) -> list[tuple[str, int, int, int]]:
+    """Tell the files of some folders as they are now: inode, size and time of change."""
+    paths = sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
+    states = [(str(path), path.stat()) for path in paths]
+    return [(name, one.st_ino, one.st_size, one.st_ctime_ns) for name, one in states]
+
+
+def state_digest(module: torch.nn.Module) -> str:
+    """Digest the values of a module where they lie: two sums of their bits for each tensor."""
+    import torch
+
+    digest = hashlib.sha256()
+    with torch.no_grad():
+        for name, tensor in module.state_dict().items():
+            sums = [0, 0]
+            for start, words in enumerate(_words(tensor)):
+                places = torch.arange(1, len(words) + 1, device=words.device) + start * CHUNK
+                mixed = (words ^ (words >> 29)) * ODD
+                sums = [sums[0] + int(words.sum()), sums[1] + int((mixed * places).sum())]
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} {sums}".encode())
+    return digest.hexdigest()
+
+
+def _words(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Cut a tensor's bits into chunks of 64-bit words."""
+    import torch
+
+    for part in torch.split(tensor.detach().reshape(-1), CHUNK):
+        bits = part.contiguous().view(torch.uint8)
+        yield torch.nn.functional.pad(bits, (0, -len(bits) % 8)).view(torch.int64)
 
 
 def chosen_device(wanted: str | None) -> str:

@@ -16,6 +16,9 @@ from rich.text import Text
 SPLIT_STYLES = {"ind": "cyan", "ood": "magenta"}
 TITLES = {"vqa": "VQA"}
 
+NAME = 28
+"""Characters of a model's name in the table."""
+
 NAMED = 6
 """Missing tasks are named up to so many, then counted."""
 
@@ -45,7 +48,7 @@ def _table(suite: str, runs: Sequence[Run]) -> Table:
     table.add_column(Text(f"{suite}  hit@1, %"), no_wrap=True)
     table.add_column("split", no_wrap=True)
     for run in runs:
-        table.add_column(Text(_title(run)), justify="right")
+        table.add_column(Text(_title(run)))
     tasks = runs[0].record.suite_tasks
     for meta in dict.fromkeys(task.meta_task for task in tasks):
         table.add_row(Text(_meta_title(meta), style="bold"))
@@ -59,8 +62,12 @@ def _table(suite: str, runs: Sequence[Run]) -> Table:
 
 
 def _title(run: Run) -> str:
-    limit = run.record.limit
-    return run.record.model if limit is None else f"{run.record.model} (first {limit} queries)"
+    """Name a run by its model, what was changed of it, and its limit; long paths from the right."""
+    record = run.record
+    model = record.model if len(record.model) <= NAME else "..." + record.model[3 - NAME :]
+    changed = "".join(f" {key}={value}" for key, value in record.overrides.items())
+    limit = "" if record.limit is None else f" (first {record.limit} queries)"
+    return model + changed + limit
 
 
 def _meta_title(meta: str) -> str:
@@ -73,11 +80,13 @@ def _split(task: TaskName) -> Text:
 
 def _cell(result: TaskResult | None) -> Text:
     if result is None:
-        return Text("-", style="dim")
+        return Text("    -", style="dim")
     if result.score is None:
-        return Text("failed", style="red")
-    half = 0.0 if result.ci is None else (result.ci[1] - result.ci[0]) / 2
-    return Text(f"{100 * result.score:5.1f}").append(f" ± {100 * half:3.1f}", style="dim")
+        return Text(" failed", style="red")
+    low, high = result.ci or (result.score, result.score)
+    return Text(f"{100 * result.score:5.1f}").append(
+        f"  {100 * low:5.1f}-{100 * high:.1f}", style="dim"
+    )
 
 
 def _averages(runs: Sequence[Run]) -> Iterable[tuple[str, list[float | None]]]:
@@ -90,8 +99,7 @@ def _averages(runs: Sequence[Run]) -> Iterable[tuple[str, list[float | None]]]:
 
 
 def _average(value: float | None) -> Text:
-    # as wide as a score with its interval, so that the points stand in one line
-    return Text("-", style="dim") if value is None else Text(f"{100 * value:5.1f}      ")
+    return Text("    -", style="dim") if value is None else Text(f"{100 * value:5.1f}")
 
 
 def _remarks(runs: Sequence[Run]) -> Iterable[str]:

@@ -109,8 +109,9 @@ def _text_column(table: pa.Table, name: str, *, optional: bool = False) -> pa.Ar
 
 
 def _texts(values: pa.Array, name: str) -> pa.Array:
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
-    if not any(is_kind(values.type) for is_kind in kinds):
+    kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    if not any(is_text(kind) for is_text in (*texts, pa.types.is_null)):
         raise TaskError(f"column {name!r} holds {values.type}, not text")
     return pc.fill_null(values.cast(pa.large_string()), "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -11,6 +12,9 @@ from mmeb_harness.tasks.table import suite_facts
 
 IMAGE_FOLDERS = ("images", "eval_images", ".")
 """Where images are looked for under the data folder, in this order."""
+
+BESIDE = "eval_images"
+"""Where they are looked for beside it, last: the README of VLM2Vec unpacks them so."""
 
 SAMPLE = 32
 """How many paths are tried before a folder is taken not to hold the images."""
@@ -32,9 +36,20 @@ def evaluation_files(task: Task, location: DataLocation) -> list[Path]:
 def split_files(folder: Path, name: str, split: str) -> list[Path]:
     """Return one split's files: `NAME/SPLIT-*.parquet`, or what the folder's README declares."""
     plain = sorted((folder / name).glob(f"{split}-*.parquet"))
+    _check_complete(plain)
     if plain or not (folder / "README.md").is_file():
         return plain
     return _declared_files(folder, name, split)
+
+
+def _check_complete(sources: Sequence[Path]) -> None:
+    """Refuse part of a table: its files say how many they are (`...-00000-of-00002.parquet`)."""
+    counts = [re.search(r"-of-(\d+)\.parquet$", source.name) for source in sources]
+    expected = {int(count[1]) for count in counts if count}
+    if expected and expected != {len(sources)}:
+        raise TaskError(
+            f"{sources[0].parent} holds {len(sources)} of {max(expected)} files: fetch it again"
+        )
 
 
 def _declared_files(folder: Path, name: str, split: str) -> list[Path]:
@@ -54,7 +69,8 @@ def image_root(location: DataLocation, paths: Sequence[str]) -> Path | None:
         return location.image_dir
     if location.data_dir is None:
         return None
-    roots = [location.data_dir / name for name in IMAGE_FOLDERS]
+    beside = location.data_dir.absolute().parent / BESIDE
+    roots = [*(location.data_dir / name for name in IMAGE_FOLDERS), beside]
     for root in roots:
         if any((root / path).exists() for path in paths[:SAMPLE]):
             return root

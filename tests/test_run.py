@@ -683,6 +683,8 @@ def test_a_run_begun_afresh_and_stopped_goes_on_with_its_own_vectors_alone(
     data: Path, tmp_path: Path
 ) -> None:
     class Stopped(Kept):
+        __qualname__ = Kept.__qualname__  # the same encoder, stopped
+
         def encode(self, items: Sequence[mh.Item]) -> Any:
             if len(self.batches) == 2:
                 raise KeyboardInterrupt
@@ -703,6 +705,8 @@ def test_a_stopped_run_goes_on_with_the_same_batches(
     data: Path, tmp_path: Path, stored_vectors: Stored
 ) -> None:
     class Stopped(Kept):
+        __qualname__ = Kept.__qualname__  # the same encoder, stopped
+
         def encode(self, items: Sequence[mh.Item]) -> Any:
             if len(self.batches) == 2:
                 raise KeyboardInterrupt
@@ -724,6 +728,8 @@ def test_a_stopped_run_goes_on_with_the_same_batches(
 
 def test_a_result_is_there_as_soon_as_its_task_is_done(data: Path, tmp_path: Path) -> None:
     class Interrupted(Kept):
+        __qualname__ = Kept.__qualname__  # the same encoder, stopped
+
         def encode(self, items: Sequence[mh.Item]) -> Any:
             if any("A-OKVQA" in (item.text or "") for item in items):
                 raise KeyboardInterrupt
@@ -783,3 +789,80 @@ def test_vectors_are_compared_by_cosine(make_task_folder: MakeFolder, tmp_path: 
     cosine = run(encoder, folder, tmp_path / "cosine", tasks="OK-VQA")
     assert cosine.tasks["OK-VQA"].hit_at_1 == 1.0
     assert cosine.record.similarity == "cosine"
+
+
+# -- what must not be mistaken for the same -------------------------------------------------------
+
+
+def test_two_classes_of_one_fingerprint_share_nothing(data: Path, tmp_path: Path) -> None:
+    class Other(Kept):
+        pass
+
+    run(Kept(), data, tmp_path / "kept", tasks=BOTH)
+    assert run(Other(), data, tmp_path / "other", tasks=BOTH).record.computed > 0
+
+
+def test_a_fingerprint_that_is_none_is_no_fingerprint(data: Path, tmp_path: Path) -> None:
+    class Nameless(Kept):
+        def fingerprint(self) -> Any:
+            return None
+
+    run(Nameless(), data, tmp_path / "one", tasks=BOTH)
+    assert run(Nameless(), data, tmp_path / "two", tasks=BOTH).record.computed > 0
+
+
+def test_two_bad_items_side_by_side_fail_their_task_alone(data: Path, tmp_path: Path) -> None:
+    class Picky(Kept):
+        def encode(self, items: Sequence[mh.Item]) -> Any:
+            if any(item.text in ("A-OKVQA answer 0", "A-OKVQA answer 1") for item in items):
+                raise ValueError("not these")
+            return super().encode(items)
+
+    result = run(Picky(), data, tmp_path / "run", tasks=BOTH)
+    assert {name: task.status for name, task in result.tasks.items()} == {
+        "OK-VQA": "ok",
+        "A-OKVQA": "failed",
+    }
+
+
+def test_an_encoder_that_exits_fails_its_tasks_and_not_the_process(
+    data: Path, tmp_path: Path
+) -> None:
+    class Leaving(Kept):
+        def encode(self, items: Sequence[mh.Item]) -> Any:
+            raise SystemExit
+
+    assert len(run(Leaving(), data, tmp_path / "run", tasks=BOTH).failed) == 2
+
+
+def test_fresh_without_data_leaves_the_old_run_alone(data: Path, tmp_path: Path) -> None:
+    run(Kept(), data, tmp_path / "run", tasks=BOTH)
+    (tmp_path / "run/tasks/mine.json").write_text("{}")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(EnvironmentFault):
+        run(Kept(), tmp_path / "nowhere", tmp_path / "run", tasks=BOTH, fresh=True)
+    after = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert after == before
+    run(Kept(), data, tmp_path / "run", tasks=BOTH, fresh=True)
+    assert (tmp_path / "run/tasks/mine.json").exists()
+
+
+def test_very_large_and_very_small_vectors_score_as_their_directions_do(
+    data: Path, tmp_path: Path
+) -> None:
+    expected = run(Kept(), data, tmp_path / "plain", tasks=BOTH)
+    for number, scale in enumerate((1e25, 1e-30)):
+
+        class Scaled(Kept):
+            factor = scale
+
+            def fingerprint(self) -> str:
+                return f"scaled {self.factor}"
+
+            def encode(self, items: Sequence[mh.Item]) -> Any:
+                return np.asarray(super().encode(items), dtype=np.float64) * self.factor
+
+        result = run(Scaled(), data, tmp_path / str(number), tasks=BOTH)
+        for name in BOTH:
+            assert result.tasks[name].score == expected.tasks[name].score
+            assert result.tasks[name].ties == expected.tasks[name].ties

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import mmeb_harness as mh
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -234,3 +235,72 @@ def test_an_adapter_and_its_base_alone_share_nothing_and_another_base_neither(
     retrain(base / "model.safetensors")
     other_base = evaluate(f"qwen2-vl:{base}", adapter=str(adapter), **settings)
     assert counts(other_base) == (computed, 0)
+
+
+def test_a_module_changed_in_memory_is_another_encoder(
+    goldens: Path, tmp_path: Path, make_task_folder: Any
+) -> None:
+    import torch
+
+    data = make_task_folder("OK-VQA")
+    options: dict[str, Any] = {"data_dir": data, "tasks": "OK-VQA"}
+    encoder = mh.load_encoder(f"clip:{goldens}/models/tiny-clip", device="cpu")
+    mh.evaluate(encoder, output_dir=tmp_path / "before", **options)
+    assert mh.evaluate(encoder, output_dir=tmp_path / "again", **options).record.computed == 0
+    with torch.no_grad():
+        encoder.module.text_projection.weight.add_(0.1)
+    changed = mh.evaluate(encoder, output_dir=tmp_path / "changed", **options)
+    assert changed.record.computed > 0
+    clean = mh.load_encoder(f"clip:{goldens}/models/tiny-clip", device="cpu")
+    assert mh.evaluate(clean, output_dir=tmp_path / "clean", **options).record.computed == 0
+    items = [mh.Item(text="a cat")]
+    assert not np.array_equal(clean.encode(items), encoder.encode(items))
+
+
+def test_weights_replaced_on_disk_after_loading_are_not_given_the_old_vectors(
+    goldens: Path, tmp_path: Path, make_task_folder: Any
+) -> None:
+
+    data = make_task_folder("OK-VQA")
+    options: dict[str, Any] = {"data_dir": data, "tasks": "OK-VQA"}
+    folder = tmp_path / "model"
+    shutil.copytree(goldens / "models/tiny-clip", folder)
+    encoder = mh.load_encoder(f"clip:{folder}", device="cpu")
+    encoder.encode([mh.Item(text="a cat")])
+    tensors = {
+        name: tensor + 0.1 for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    mh.evaluate(encoder, output_dir=tmp_path / "old", **options)
+    new = mh.load_encoder(f"clip:{folder}", device="cpu")
+    assert mh.evaluate(new, output_dir=tmp_path / "new", **options).record.computed > 0
+
+
+def test_another_numeric_type_reuses_nothing(
+    goldens: Path, tmp_path: Path, make_task_folder: Any
+) -> None:
+    data = make_task_folder("OK-VQA")
+    options: dict[str, Any] = {"data_dir": data, "tasks": "OK-VQA", "device": "cpu"}
+    model = f"clip:{goldens}/models/tiny-clip"
+    for dtype in ("float32", "bfloat16"):
+        done = mh.evaluate(model, output_dir=tmp_path / dtype, dtype=dtype, **options)
+        assert done.record.computed > 0
+        assert done.record.dtype == dtype
+
+
+def test_a_tokenizer_saved_while_in_use_changes_no_vector(goldens: Path, tmp_path: Path) -> None:
+
+    from tokenizers import Tokenizer
+
+    folder = tmp_path / "model"
+    shutil.copytree(goldens / "models/tiny-qwen2vl", folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.enable_truncation(8)
+    tokenizer.enable_padding(length=64)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    items = [mh.Item(text="a text of rather more than eight tokens, whichever way they are cut")]
+    one, other = (
+        mh.load_encoder(f"qwen2-vl:{place}", device="cpu").encode(items)
+        for place in (goldens / "models/tiny-qwen2vl", folder)
+    )
+    assert np.array_equal(one, other)

@@ -35,7 +35,7 @@ def clear_cache(
     cache_dir: options.CacheDir = None,
     model: options.Model = None,
     data: Annotated[bool, option("--data", help="Clear the fetched data as well.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Delete stored vectors: all, or those of one model (-m). Runs and their scores stay."""
     from mmeb_harness.errors import unknown_name

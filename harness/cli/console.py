@@ -176,8 +176,13 @@ class BarProgress(Progress):
         self.bars.console.print(f"warning: {message}", markup=False, highlight=False)
 
 
+def shortened(text: str) -> str:
+    """Cut a message for a line of progress; the result holds all of it."""
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
 def outcome_line(result: TaskResult) -> str:
     """Tell one task's outcome in a line."""
     if result.score is None:
-        return f"{result.name}  FAILED: {result.error}"
+        return f"{result.name}  FAILED: {shortened(result.error or '')}"
     return f"{result.name}  {100 * result.score:.1f}" + "".join(f"  [{w}]" for w in result.warnings)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from mmeb_harness.cli import options
-from mmeb_harness.cli.options import parse_pairs
+from mmeb_harness.cli.options import option, parse_pairs
 from mmeb_harness.errors import ItemError, UsageError, unknown_name
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ KEYS = ("text", "image", "instruction", "role")
 def embed(
     items: Annotated[Path, typer.Argument(metavar="ITEMS.jsonl", help="One JSON object a line.")],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="VECTORS.npz", help="Where vectors go.")
+        Path, option("-o", "--output", metavar="VECTORS.npz", help="Where vectors go.")
     ],
     model: options.Model = None,
     model_options: options.ModelOptions = None,
@@ -76,7 +76,7 @@ def embed(
 
 def _read_items(path: Path, image_dir: Path) -> Iterator[Item]:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -13,6 +13,15 @@ import typer
 from mmeb_harness.cli import cache, data, embed, listing, report, run
 from mmeb_harness.errors import HarnessError
 
+TRUE = ("1", "true", "yes", "on", "t", "y")
+
+NO_RESULT: dict[str, Any] = {
+    **dict.fromkeys(("model", "suite", "overall", "ind", "ood", "output_dir")),
+    "meta_tasks": {},
+    "tasks": {},
+}
+"""The object that `--json` prints, where there is nothing to report but an error."""
+
 DEBUG = "MMEB_HARNESS_DEBUG"
 
 _UsageFault: Any = typer.BadParameter.__mro__[2]
@@ -93,8 +102,8 @@ def _fail(arguments: list[str], message: str, status: int, usage: Any = None) ->
     if context is not None:
         typer.echo(context.get_usage(), err=True)
     typer.echo(f"error: {message}", err=True)
-    if "--json" in arguments:
-        typer.echo(json.dumps({"error": message}))
+    if "--json" in arguments or os.environ.get("MMEB_HARNESS_JSON", "0").lower() in TRUE:
+        typer.echo(json.dumps({**NO_RESULT, "error": message}))
     return status
 
 

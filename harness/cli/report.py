@@ -17,7 +17,7 @@ def report(
     ] = None,
     format: Annotated[str, option("--format", help="How: `list reporters` shows all.")] = "table",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write to a file.")
+        Path | None, option("-o", "--output", metavar="FILE", help="Write to a file.")
     ] = None,
 ) -> None:
     """Set runs side by side in one leaderboard.

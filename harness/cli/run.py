@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -88,7 +90,9 @@ def run(
         batch_tokens=batch_tokens,
         workers=workers,
     )
-    with console.progress() as progress:
+    # with --json, whatever a plugin prints goes where it does not spoil the object
+    aside = contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext()
+    with aside, console.progress() as progress:
         job = prepare_job(request, progress=progress)
         if model is None:
             console.say("No -m given: the encoder is `random`, which scores chance.")

@@ -38,7 +38,7 @@ def prepare_batch(encoder: PlannedEncoder, rendered: Sequence[Rendered]) -> Prep
         return Prepared(batch=encoder.prepare(rendered), rows=range(len(rendered)))
     except (EnvironmentFault, MemoryError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if len(rendered) == 1:
             return Prepared(batch=None, rows=(), failures={0: reason(error)})
         failures = _faults(encoder, rendered)
@@ -54,7 +54,7 @@ def _faults(encoder: PlannedEncoder, rendered: Sequence[Rendered]) -> dict[int, 
     for row, one in enumerate(rendered):
         try:
             encoder.prepare([one])
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             failures[row] = reason(error)
     return failures
 
@@ -70,7 +70,7 @@ def encode_prepared(
         vectors = _checked(infer(encoder, prepared.batch), len(prepared.rows))
     except (EnvironmentFault, EncoderFailed):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return _halved(encoder, rendered, prepared, error)
     finite = [bool(np.isfinite(vector).all()) for vector in vectors]
     failures |= {
@@ -83,7 +83,7 @@ def encode_prepared(
 
 
 def _checked(vectors: Vectors, expected: int) -> Vectors:
-    if vectors.ndim != 2 or len(vectors) != expected:
+    if vectors.ndim != 2 or len(vectors) != expected or not vectors.shape[1]:
         raise EncoderFailed(
             f"the encoder returned an array of shape {vectors.shape} for {expected} items; "
             f"({expected}, dim) is needed"
@@ -92,7 +92,7 @@ def _checked(vectors: Vectors, expected: int) -> Vectors:
 
 
 def _halved(
-    encoder: PlannedEncoder, rendered: Sequence[Rendered], prepared: Prepared, error: Exception
+    encoder: PlannedEncoder, rendered: Sequence[Rendered], prepared: Prepared, error: BaseException
 ) -> Encoded:
     rows = list(prepared.rows)
     if len(rows) == 1:
@@ -104,8 +104,6 @@ def _halved(
         for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :])
     ]
     kept = [part for part in parts if len(part.rows)]
-    if not kept and len(rows) == len(rendered):
-        raise EncoderFailed(f"the encoder fails on every item of a batch: {reason(error)}")
     failures = {**prepared.failures, **parts[0].failures, **parts[1].failures}
     vectors = [part.vectors for part in kept] or [np.zeros((0, 0), np.float32)]
     return Encoded(

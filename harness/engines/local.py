@@ -9,10 +9,15 @@ from typing import Any
 
 from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines.batch import Encoded, Prepared, encode_prepared, prepare_batch
-from mmeb_harness.errors import EnvironmentFault, HarnessError
+from mmeb_harness.errors import EncoderFailed, EnvironmentFault, HarnessError
 from mmeb_harness.item import Rendered
 
 Batches = Sequence[Sequence[Rendered]]
+
+UNGUARDED = "From a script, start workers under `if __name__ == '__main__':`, or use workers=0."
+
+BARREN = 4
+"""Items that may fail from the start before the encoder itself is taken to be at fault."""
 
 WORKERS_AT_MOST = 8
 BATCHES_WORTH_A_WORKER = 16
@@ -25,7 +30,7 @@ def chosen_workers(encoder: PlannedEncoder, batches: int, wanted: int | None) ->
         return 0
     if wanted is not None:
         return wanted
-    device = getattr(encoder, "device", None) or "cpu"
+    device = str(getattr(encoder, "device", None) or "cpu")
     if device.startswith("cpu") or batches < BATCHES_WORTH_A_WORKER:
         return 0
     return max(0, min(WORKERS_AT_MOST, (os.cpu_count() or 1) - 1))
@@ -36,8 +41,14 @@ def run_batches(encoder: PlannedEncoder, batches: Batches, workers: int) -> Iter
     source = (
         _prepared_here(encoder, batches) if workers == 0 else _prepared(encoder, batches, workers)
     )
+    barren = 0
     for rendered, prepared in zip(batches, source, strict=True):
-        yield encode_prepared(encoder, rendered, prepared)
+        encoded = encode_prepared(encoder, rendered, prepared)
+        barren = -1 if len(encoded.rows) or barren < 0 else barren + len(rendered)
+        if barren >= BARREN:
+            why = next(iter(encoded.failures.values()))
+            raise EncoderFailed(f"the encoder fails on every item it is given: {why}")
+        yield encoded
 
 
 def _prepared_here(encoder: PlannedEncoder, batches: Batches) -> Iterator[Prepared]:
@@ -58,6 +69,8 @@ def _prepared(encoder: PlannedEncoder, batches: Batches, workers: int) -> Iterat
     )
     try:
         arriving = iter(loader)
+    except (BrokenPipeError, EOFError, ConnectionError) as error:
+        raise EnvironmentFault(UNGUARDED) from error
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise EnvironmentFault(
             f"the encoder cannot be sent to worker processes ({error}): use --workers 0, or give "
@@ -73,7 +86,7 @@ def _prepared(encoder: PlannedEncoder, batches: Batches, workers: int) -> Iterat
             raise
         raise EnvironmentFault(
             f"a preprocessing worker died ({str(error).splitlines()[0]}). Out of memory? Use fewer "
-            "--workers. From a script, call evaluate() under `if __name__ == '__main__':`."
+            f"--workers. {UNGUARDED}"
         ) from error
 
 
