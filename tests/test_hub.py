@@ -19,6 +19,8 @@ from hub_server import Hub, running_hub
 from mmeb_harness.errors import EnvironmentFault, UsageError
 from mmeb_harness.tasks.hub import RECORD, Fetched, fetch
 
+pytestmark = pytest.mark.thorough
+
 REPOSITORY = "TIGER-Lab/MMEB-eval"
 SUBSETS = ("OK-VQA", "CIRR", "ImageNet-1K")
 IMAGE = os.urandom(3000)

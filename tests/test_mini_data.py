@@ -25,6 +25,8 @@ from mmeb_harness.tasks.mini.layout import PARQUET, digest
 from mmeb_harness.tasks.mini.scenes import IND_GROUNDS, OOD_GROUNDS, Figure, Scene
 from PIL import Image
 
+pytestmark = pytest.mark.thorough
+
 CANDIDATES = {"ImageNet-1K": 10, "GQA": 50, "MSCOCO_t2i": 50, "RefCOCO": 50}
 QUERIES = 64
 
