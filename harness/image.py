@@ -65,8 +65,8 @@ def _accept_large_images() -> None:
     warnings.filterwarnings("ignore", category=pillow.DecompressionBombWarning)
 
 
-def _not_an_image(source: ImageSource) -> str:
-    empty = source == b"" if isinstance(source, bytes) else os.path.getsize(source) == 0  # type: ignore[arg-type]  # a PIL image never gets here
+def _not_an_image(source: bytes | str | os.PathLike[str]) -> str:
+    empty = not source if isinstance(source, bytes) else os.path.getsize(source) == 0
     return "empty (0 bytes)" if empty else "not an image file"
 
 

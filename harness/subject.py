@@ -87,7 +87,8 @@ def _subject(
 ) -> Subject:
     encoder = planned(given)
     fingerprint = encoder.fingerprint()
-    folders = [_folder_identity(folder, index) for folder in encoder.weight_folders()]
+    places = encoder.weight_folders()
+    folders = [_folder_identity(folder, index) for folder in places]
     index.flush()
     plugin = {} if model is None else _plugin_facts(model)
     device = _text(getattr(encoder, "device", None)) or asked.get("device")
@@ -113,7 +114,7 @@ def _subject(
         asked=asked,
         revisions={
             folder.parent.parent.name if commit_of(folder) else str(folder): commit
-            for folder, commit in zip(encoder.weight_folders(), folders, strict=True)
+            for folder, commit in zip(places, folders, strict=True)
         },
     )
 

@@ -75,7 +75,6 @@ class ImageArchive:
             zlib.error,
             EOFError,
             RuntimeError,
-            NotImplementedError,
         ) as error:
             raise _unusable(
                 self.path, f"{member.info.filename!r} cannot be read ({error})"

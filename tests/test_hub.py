@@ -31,7 +31,7 @@ LARGE = os.urandom(400_000)
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """Serve MMEB-eval in small; huggingface_hub is let online, to the loopback only."""
     from huggingface_hub import close_session, constants
-    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+    from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]  # not in __all__
 
     build_hf_headers()  # asks huggingface.co about coding agents, once, unless offline
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -63,7 +63,7 @@ def published(**changes: bytes) -> dict[str, bytes]:
 
 
 def fetched(hub: Hub, folder: Path, *subsets: str, **options: object) -> Fetched:
-    return fetch(REPOSITORY, subsets, folder, endpoint=hub.endpoint, **options)  # type: ignore[arg-type]
+    return fetch(REPOSITORY, subsets, folder, endpoint=hub.endpoint, **options)  # type: ignore[arg-type]  # as given
 
 
 def found(folder: Path) -> set[str]:
