@@ -10,11 +10,12 @@ from mmeb_harness.errors import UsageError, unknown_name
 from mmeb_harness.image import Resolution
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-Prompt = Literal["stored", "plain"]
+Prompt = Literal["stored", "plain", "template"]
 Similarity = Literal["cosine", "dot"]
 
 VECTOR_FIELDS = (
-    "factory", "prompt", "stray_placeholder", "positions", "pooling", "normalize", "fusion",
+    "factory", "prompt", "template", "image_token", "stray_placeholder", "positions", "pooling",
+    "normalize", "fusion",
     "image_resolution", "min_pixels", "max_pixels", "num_crops", "max_length", "attention",
 )  # fmt: skip
 """Fields that decide a vector, beside the weights. `similarity` is the scorer's."""
@@ -42,6 +43,9 @@ class Card(BaseModel):
     and given those of `card`, `device` and `dtype` that it takes by name. A card without `base`
     stands for a family: `NAME:REFERENCE` fills it in. `options` lists the fields that `-M` may
     change for this family; `requires` lists distributions, checked by metadata only.
+    `proven_with` gives the versions of a distribution with which the numbers were compared
+    (`{"transformers": ">=5.17,<5.24"}`): outside it a run carries a warning. How `prompt`,
+    `template` and `image_token` word an item is told by `mmeb_harness.prompt`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -57,6 +61,8 @@ class Card(BaseModel):
     adapter_revision: str | None = None
 
     prompt: Prompt = "stored"
+    template: str | None = None
+    image_token: str | None = None
     stray_placeholder: Literal["keep", "drop"] = "keep"
     positions: Literal["sequential", "mrope"] | None = None
     pooling: Literal["last", "eos"] | None = None
@@ -75,6 +81,7 @@ class Card(BaseModel):
     licence: str | None = None
     training_datasets: tuple[str, ...] | None = None
     requires: tuple[str, ...] = ()
+    proven_with: Mapping[str, str] = {}
     options: tuple[str, ...] = ()
     probes: tuple[Probe, ...] = ()
     published_as: str | None = None

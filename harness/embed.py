@@ -38,6 +38,8 @@ def embed_items(
             usable ones are stored.
     """
     progress = progress or Progress()
+    for message in subject.warnings:
+        progress.warned(message)
     with TemporaryDirectory() as own:
         store = VectorStore(subject.vector_folder(cache_dir, Path(own)), run="embed")
         if subject.kept:

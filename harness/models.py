@@ -10,6 +10,7 @@ from typing import Any
 
 from mmeb_harness.card import CARD_FILE, Card, read_card
 from mmeb_harness.errors import EnvironmentFault, HarnessError, UsageError, unknown_name
+from mmeb_harness.keys import installed_version
 from mmeb_harness.loading import call_with_known, load_object
 from mmeb_harness.registry import DISTRIBUTION, Plugin, Registry
 
@@ -65,6 +66,18 @@ def _hint(registry: Registry) -> str:
 
 def _built_in(registry: Registry) -> Plugin:
     return next(p for p in registry.plugins.values() if p.distribution == DISTRIBUTION)
+
+
+def unproven(card: Card) -> list[str]:
+    """Say which libraries are installed in versions that the card was not proven with."""
+    from packaging.specifiers import SpecifierSet
+
+    installed = [(name, installed_version(name)) for name in card.proven_with]
+    return [
+        f"{card.name} was proven with {name} {card.proven_with[name]}; installed is {found}"
+        for name, found in installed
+        if found and not SpecifierSet(card.proven_with[name]).contains(found, prereleases=True)
+    ]
 
 
 def build_encoder(card: Card, *, device: str | None = None, dtype: str | None = None) -> Any:

@@ -107,6 +107,8 @@ class Job:
         """Do the job. Raises EnvironmentFault where it cannot go on; what is done is kept."""
         folder = self.settings.output_dir
         self._check_folder(folder)
+        for message in self.subject.warnings:
+            self._warn(message)
         before, store = self._open_store()
         work, tasks = self._gather(store)
         plan = self._plan(work, tasks, before)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ from mmeb_harness.card import Card
 from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.files import FileIndex
 from mmeb_harness.hub import commit_of
-from mmeb_harness.keys import digest_of, numeric_stack, source_digest
-from mmeb_harness.models import Model, build_encoder, resolve_model
+from mmeb_harness.keys import digest_of, installed_version, numeric_stack, source_digest
+from mmeb_harness.models import Model, build_encoder, resolve_model, unproven
 from mmeb_harness.registry import Registry
 from mmeb_harness.wholeitem import planned
 
@@ -34,6 +34,7 @@ class Subject:
     plugin: Mapping[str, str | None] = field(default_factory=dict)
     revisions: Mapping[str, str | None] = field(default_factory=dict)
     asked: Mapping[str, str | None] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
     @property
     def dtype(self) -> str | None:
@@ -100,6 +101,7 @@ def _subject(
         "reference": None if folders or model is None else _reference(model.card),
         "plugin": plugin,
         "stack": numeric_stack(),
+        "libraries": {} if model is None else _libraries(model.card),
         "dtype": _text(getattr(encoder, "dtype", None)) or asked.get("dtype"),
         "device": None if device is None else device.partition(":")[0],
     }
@@ -112,6 +114,7 @@ def _subject(
         overrides={} if model is None else model.overrides,
         plugin=plugin,
         asked=asked,
+        warnings=() if model is None else unproven(model.card),
         revisions={
             folder.parent.parent.name if commit_of(folder) else str(folder): commit
             for folder, commit in zip(places, folders, strict=True)
@@ -128,6 +131,11 @@ def _class_facts(given: Any) -> dict[str, str | None]:
     kind = type(given)
     source = source_digest(kind.__module__) if kind.__module__ != "__main__" else None
     return {"class": f"{kind.__module__}.{kind.__qualname__}", "source": source}
+
+
+def _libraries(card: Card) -> dict[str, str | None]:
+    """Return the versions of the libraries that this card's vectors come from."""
+    return {name: installed_version(name) for name in (*card.requires, *card.proven_with)}
 
 
 def _reference(card: Card) -> list[str | None]:

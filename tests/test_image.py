@@ -244,7 +244,8 @@ def test_a_digest_tells_pictures_apart_by_pixels_mode_size_and_palette() -> None
 
 def pixels(encoder: Any, image: Any) -> torch.Tensor:
     """Return the pixel values that an encoder prepares for an image."""
-    prepared: torch.Tensor = encoder.prepare([encoder.render(mh.Item(image=image))]).pixels
+    batch = encoder.prepare([encoder.render(mh.Item(image=image))])
+    prepared: torch.Tensor = batch.images["pixels"] if hasattr(batch, "images") else batch.pixels
     return prepared
 
 

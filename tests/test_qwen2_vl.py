@@ -20,7 +20,7 @@ from mmeb_harness.embed import embed_items
 from mmeb_harness.errors import AdapterMismatch, ItemError
 from mmeb_harness.files import FileIndex
 from mmeb_harness.plugins.adapter import bind_adapter
-from mmeb_harness.plugins.qwen2_vl import ADAPTER_RULES
+from mmeb_harness.plugins.qwen2_vl import Qwen2VL
 from mmeb_harness.subject import subject_from_object
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -214,12 +214,14 @@ def test_tokens_and_pixels_are_those_of_the_reference(
         assert batch.ids_BL[0].tolist() == ids[offsets[number] : offsets[number + 1]].tolist()
         assert batch.ids_BL.shape[1] == fact["n_ids"] == encoder.size(rendered)
         if item.image is None:
-            assert batch.pixels is None
+            assert batch.images is None
             assert int(batch.is_image_BL.sum()) == 0
         else:
-            assert batch.grids.tolist() == fact["image_grid_thw"]
+            assert batch.images["grids"].tolist() == fact["image_grid_thw"]
             assert int(batch.is_image_BL.sum()) == np.prod(fact["image_grid_thw"]) // 4
-            assert sha256(batch.pixels.numpy().tobytes()).hexdigest()[:16] == fact["sha256"]
+            assert (
+                sha256(batch.images["pixels"].numpy().tobytes()).hexdigest()[:16] == fact["sha256"]
+            )
 
 
 @pytest.mark.parametrize("subset", SUBSETS)
@@ -251,7 +253,7 @@ def test_pixels_of_grey_rgba_palette_and_wide_images_are_those_of_the_reference(
         for name in arrays:
             path = goldens / "data/eval_images" / name.partition(":")[2]
             batch = encoder.prepare([encoder.render(mh.Item(image=path))])
-            assert np.array_equal(batch.pixels.numpy(), arrays[name])
+            assert np.array_equal(batch.images["pixels"].numpy(), arrays[name])
             with Image.open(path) as image:
                 modes.append(image.mode)
     assert sorted(modes) == ["L", "P", "RGB", "RGBA"]
@@ -328,8 +330,10 @@ def test_a_pickled_encoder_prepares_the_same_batch_and_carries_no_weights(
     assert len(pickled) < 400_000  # the weights are 818 kB
     other = pickle.loads(pickled)
     batch, again = (one.prepare([one.render(item) for item in items]) for one in (encoder, other))
-    for name in ("ids_BL", "mask_BL", "is_image_BL", "pixels", "grids"):
+    for name in ("ids_BL", "mask_BL", "is_image_BL"):
         assert torch.equal(getattr(batch, name), getattr(again, name))
+    for name in ("pixels", "grids"):
+        assert torch.equal(batch.images[name], again.images[name])
     assert_close(other.encode(items), before, 1e-6)
 
 
@@ -430,7 +434,7 @@ def test_every_tensor_of_an_adapter_is_bound(
     folder = goldens / "models" / name
     stored = load_file(folder / "adapter_model.safetensors")
     assert len(stored) == 30
-    bound = bind_adapter(own_qwen().load_module(), folder, ADAPTER_RULES)
+    bound = bind_adapter(own_qwen().load_module(), folder, Qwen2VL.adapter_rules)
     parameters = dict(bound.named_parameters())
     for key, value in stored.items():
         path = modern(key).removesuffix(".weight")
@@ -605,10 +609,10 @@ def test_size_is_the_length_of_the_prepared_row(
         rendered = encoder.render(mh.Item(text=f"{PLACEHOLDER} what is this?", image=path))
         batch = encoder.prepare([rendered])
         assert encoder.size(rendered) == batch.ids_BL.shape[1]
-        assert int(batch.is_image_BL.sum()) == int(batch.grids.prod()) // 4
-        assert batch.pixels.shape[0] == int(batch.grids.prod())
+        assert int(batch.is_image_BL.sum()) == int(batch.images["grids"].prod()) // 4
+        assert batch.images["pixels"].shape[0] == int(batch.images["grids"].prod())
         if limits:
-            assert batch.pixels.shape[0] * 14 * 14 <= 90_000
+            assert batch.images["pixels"].shape[0] * 14 * 14 <= 90_000
 
 
 # -- placeholders ----------------------------------------------------------------------------------
@@ -684,6 +688,7 @@ def by_hand(goldens: Path, item: mh.Item, encoder: Any, *, rope: bool) -> np.nda
     model = Qwen2VLModel.from_pretrained(goldens / "models/tiny-qwen2vl").eval()
     batch = encoder.prepare([encoder.render(item)])
     length = batch.ids_BL.shape[1]
+    images = batch.images or {"pixels": None, "grids": None}
     places = (
         {"mm_token_type_ids": (batch.ids_BL == 582).int()}
         if rope
@@ -693,8 +698,8 @@ def by_hand(goldens: Path, item: mh.Item, encoder: Any, *, rope: bool) -> np.nda
         hidden_1LD = model(
             input_ids=batch.ids_BL,
             attention_mask=torch.ones_like(batch.ids_BL),
-            pixel_values=batch.pixels,
-            image_grid_thw=batch.grids,
+            pixel_values=images["pixels"],
+            image_grid_thw=images["grids"],
             **places,
         ).last_hidden_state
     last_D = hidden_1LD[0, -1].numpy()

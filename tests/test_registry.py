@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -399,3 +400,27 @@ def test_a_task_that_would_name_a_file_outside_its_folder_is_refused(name: str) 
     for names in ({"name": name, "suite": "mine"}, {"name": "mine", "suite": name}):
         with pytest.raises(ValueError, match="cannot name"):
             mh.Task(meta_task="vqa", split="ood", loader="mine:load", **names)
+
+
+# -- version guards --------------------------------------------------------------------------------
+
+
+def test_a_library_outside_the_proven_range_is_a_warning_of_the_run(tmp_path: Path) -> None:
+    from mmeb_harness.files import FileIndex
+    from mmeb_harness.models import unproven
+    from mmeb_harness.subject import subject_from_object
+
+    encoder = mh.load_encoder("random")
+    for wanted, warned in ((">=1", False), (">=999", True), ("<1", True)):
+        card = encoder.mmeb_model.card.model_copy(update={"proven_with": {"numpy": wanted}})
+        assert [f"numpy {wanted}" in line for line in unproven(card)] == [True] * warned
+        encoder.mmeb_model = replace(encoder.mmeb_model, card=card)
+        assert len(subject_from_object(encoder, FileIndex(tmp_path)).warnings) == warned
+    run = mh.evaluate(encoder, suite="mini", tasks="GQA", output_dir=tmp_path / "run")
+    assert ["was proven with numpy <1" in line for line in run.record.warnings] == [True]
+
+
+def test_a_library_that_is_absent_is_no_matter_for_the_guard() -> None:
+    from mmeb_harness.models import unproven
+
+    assert unproven(mh.Card(name="x", factory="x:X", proven_with={"no-such-thing": ">=1"})) == []

@@ -1,0 +1,86 @@
+"""How an item is worded for a model: the published text as it is stored, bare, or a template's.
+
+The one idea: the words a model sees are a pure function of the item and the card, so they can be
+shown, compared with what a model's authors publish, and keyed, without loading anything.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from mmeb_harness.card import Card
+from mmeb_harness.errors import ItemError, UsageError
+from mmeb_harness.item import PLACEHOLDER, Item
+
+
+def worded(item: Item, card: Card) -> str:
+    """Return the item's text in the card's prompt form, the card's image token in its place.
+
+    `stored` is the published text verbatim, the image token standing where the placeholder stands,
+    or on a line before the text. `plain` leaves out the instruction and the placeholder.
+    `template` fills the card's template (Jinja) with `instruction` (or None), `text` (the rest of
+    the text, bare), `image` (whether there is one) and `role`. A placeholder in an item without an
+    image (rows of WebQA and EDIS have one) is kept as the original did, or dropped, by the card's
+    `stray_placeholder`; a template never sees it.
+
+    Raises:
+        ItemError: where there is neither text nor image, or several placeholders for one image.
+        UsageError: where the card has no template, or a broken one.
+    """
+    text = item.text or ""
+    if item.image is None and not text:
+        raise ItemError("has neither text nor image")
+    if item.image is not None and text.count(PLACEHOLDER) > 1:
+        raise ItemError(f"has {text.count(PLACEHOLDER)} placeholders {PLACEHOLDER} and one image")
+    if card.prompt == "template":
+        return _from_template(item, card)
+    if card.prompt == "plain":
+        return _with_image_token(_bare(text, item.instruction), item, card)
+    if item.image is None and card.stray_placeholder == "drop":
+        return text.replace(PLACEHOLDER, "").lstrip()
+    return _with_image_token(text, item, card)
+
+
+def _with_image_token(text: str, item: Item, card: Card) -> str:
+    if card.image_token is None:
+        return text
+    text = text.replace(PLACEHOLDER, card.image_token)
+    if item.image is not None and card.image_token not in text:
+        return f"{card.image_token}\n{text}"
+    return text
+
+
+def _bare(text: str, instruction: str | None) -> str:
+    bare = text.replace(PLACEHOLDER, "")
+    if instruction:
+        bare = bare.replace(instruction, "", 1)
+    return bare.strip()
+
+
+def _from_template(item: Item, card: Card) -> str:
+    if card.template is None:
+        raise UsageError(f"{card.name} has no template: -M prompt=stored, or -M template=...")
+    from jinja2 import TemplateError
+
+    try:
+        filled: str = _compiled(card.template).render(
+            instruction=item.instruction,
+            text=_bare(item.text or "", item.instruction),
+            image=item.image is not None,
+            role=item.role,
+        )
+    except TemplateError as error:
+        raise UsageError(f"the template of {card.name} cannot be filled: {error}") from None
+    return filled
+
+
+@cache
+def _compiled(template: str) -> Any:
+    from jinja2 import StrictUndefined
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    return environment.from_string(template)

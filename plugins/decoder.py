@@ -1,0 +1,207 @@
+"""The base of vision-language decoders used as embedding models: the last token's hidden state.
+
+The one idea: an item becomes token ids in which `IMAGE` marks where image features go; the rows are
+padded, the features are put in their places, and the vector is the last real token's, after the
+final norm. A family says how it words and counts image tokens, and which features they get.
+
+Shapes: B items, L tokens, D hidden size, T image tokens of all items.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mmeb_harness.errors import ItemError
+from mmeb_harness.image import image_size, load_image, resize_square, square_side, to_rgb
+from mmeb_harness.item import ImageSource, Item, Rendered
+from mmeb_harness.plugins.pretrained import Pretrained
+from mmeb_harness.prompt import worded
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+IMAGE = -1
+"""Stands among token ids for a place that gets an image feature, which no text can ask for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderBatch:
+    """A prepared batch, padded on one side; `images` is what the image processor gave, if any."""
+
+    ids_BL: torch.Tensor
+    mask_BL: torch.Tensor
+    is_image_BL: torch.Tensor
+    images: Mapping[str, torch.Tensor] | None
+    left: bool
+
+
+class Decoder(Pretrained):
+    """An encoder over a causal language model that sees images as tokens.
+
+    `padding_side` changes no vector, only padding.
+    """
+
+    padding_side = "right"
+
+    # -- what a family says --------------------------------------------------------------------
+
+    @abstractmethod
+    def image_tokens(self, source: ImageSource) -> int:
+        """Return how many tokens an image takes, without decoding it."""
+
+    @abstractmethod
+    def process(self, pictures: Sequence[Image]) -> tuple[Mapping[str, torch.Tensor], list[int]]:
+        """Return what the model takes of some RGB pictures, and how many tokens each takes."""
+
+    @abstractmethod
+    def features(self, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Return the (T, D) features of the images, in order."""
+
+    # -- CPU half ------------------------------------------------------------------------------
+
+    @cached_property
+    def max_length(self) -> int:
+        """Tokens of an item at most, image tokens included."""
+        return int(self.card.max_length or self.tokenizer.model_max_length)
+
+    @cached_property
+    def image_token_id(self) -> int:
+        """Id of the card's image token."""
+        return int(self.tokenizer.convert_tokens_to_ids(self.card.image_token))
+
+    def render(self, item: Item) -> Rendered:
+        return Rendered(text=worded(item, self.card), image=item.image)
+
+    def size(self, rendered: Rendered) -> int:
+        images = 0 if rendered.image is None else self.image_tokens(rendered.image)
+        return len(self._row(rendered, images))
+
+    def prepare(self, rendered: Sequence[Rendered]) -> DecoderBatch:
+        pictures = [self.picture(one.image) for one in rendered if one.image is not None]
+        images, tokens = self.process(pictures) if pictures else (None, [])
+        counts = iter(tokens)
+        rows = [self._row(one, 0 if one.image is None else next(counts)) for one in rendered]
+        marked_BL, mask_BL = self._padded(rows)
+        is_image_BL = marked_BL == IMAGE
+        return DecoderBatch(
+            ids_BL=marked_BL.masked_fill(is_image_BL, self.image_token_id),
+            mask_BL=mask_BL,
+            is_image_BL=is_image_BL,
+            images=images,
+            left=self.padding_side == "left",
+        )
+
+    def _row(self, rendered: Rendered, image_tokens: int) -> list[int]:
+        if rendered.image is None:
+            ids = self.token_ids(rendered.text or "")[: self.max_length]
+        else:
+            ids = self.with_image(rendered.text or "", image_tokens)
+        if not ids:
+            raise ItemError("its text has no tokens")
+        return ids
+
+    def token_ids(self, text: str) -> list[int]:
+        """Return the token ids of a text, with the special tokens that the tokenizer adds."""
+        ids: list[int] = self.tokenizer.backend_tokenizer.encode(text).ids
+        return ids
+
+    def with_image(self, text: str, image_tokens: int) -> list[int]:
+        """Return ids with `IMAGE` repeated; the text gets the room that the image leaves."""
+        ids = self.token_ids(text)
+        if ids.count(self.image_token_id) != 1:
+            raise ItemError(f"its text has {ids.count(self.image_token_id)} image tokens, not one")
+        place = ids.index(self.image_token_id)
+        room = max(0, self.max_length - image_tokens)
+        before, after = ids[:place][:room], ids[place + 1 :][: max(0, room - place)]
+        return [*before, *[IMAGE] * image_tokens, *after]
+
+    def picture(self, source: ImageSource) -> Image:
+        """Decode an image, resize it as the card says, in its own mode, and make it plain RGB."""
+        return to_rgb(self.resized(load_image(source)))
+
+    def resized(self, image: Image) -> Image:
+        """Resize an image in its own mode, as the card says."""
+        return resize_square(image, self._resolution)
+
+    def picture_size(self, source: ImageSource) -> tuple[int, int]:
+        """Return the width and height that `picture` gives an image, without decoding it."""
+        fixed = square_side((0, 0), self._resolution)
+        size = (fixed, fixed) if fixed else image_size(source)
+        side = square_side(size, self._resolution)
+        return size if side is None else (side, side)
+
+    @property
+    def _resolution(self) -> Any:
+        return self.card.image_resolution or "processor"
+
+    def _padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        import torch
+
+        width = max(len(row) for row in rows)
+        ids_BL = torch.full((len(rows), width), self.tokenizer.pad_token_id or 0)
+        mask_BL = torch.zeros((len(rows), width), dtype=torch.long)
+        for number, row in enumerate(rows):
+            start = width - len(row) if self.padding_side == "left" else 0
+            ids_BL[number, start : start + len(row)] = torch.tensor(row)
+            mask_BL[number, start : start + len(row)] = 1
+        return ids_BL, mask_BL
+
+    # -- device half ---------------------------------------------------------------------------
+
+    def forward(self, batch: DecoderBatch) -> torch.Tensor:
+        import torch
+        from torch.nn.functional import normalize
+
+        hidden_BLD = self.hidden_states(batch)
+        mask_BL = batch.mask_BL.to(self.device)
+        last_B = mask_BL.shape[1] - 1 - mask_BL.flip(1).argmax(1)
+        rows_B = torch.arange(len(last_B), device=last_B.device)
+        vectors_BD = hidden_BLD[rows_B, last_B].float()
+        return normalize(vectors_BD, dim=-1) if self.card.normalize else vectors_BD
+
+    def hidden_states(self, batch: DecoderBatch) -> torch.Tensor:
+        """Return the (B, L, D) hidden states after the final norm."""
+        module: Any = self.module
+        hidden_BLD: torch.Tensor = module.language_model(
+            inputs_embeds=self.embed(batch),
+            position_ids=self.positions(batch),
+            attention_mask=self.attention_mask(batch),
+            use_cache=False,
+        ).last_hidden_state
+        return hidden_BLD
+
+    def attention_mask(self, batch: DecoderBatch) -> torch.Tensor | None:
+        """Return the mask of a left-padded batch.
+
+        With right padding the causal mask alone keeps padding out of every real token.
+        """
+        return batch.mask_BL.to(self.device) if batch.left else None
+
+    def embed(self, batch: DecoderBatch) -> torch.Tensor:
+        """Return token embeddings with the images' features in their places."""
+        module: Any = self.module
+        embedded_BLD: torch.Tensor = module.get_input_embeddings()(batch.ids_BL.to(self.device))
+        if batch.images is None:
+            return embedded_BLD
+        features_TD = self.features(self.on_device(batch.images)).to(embedded_BLD.dtype)
+        places_BL1 = batch.is_image_BL.to(self.device).unsqueeze(-1)
+        return embedded_BLD.masked_scatter(places_BL1, features_TD)
+
+    def on_device(self, images: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Move what the model takes of the images to its device."""
+        return {name: tensor.to(self.device) for name, tensor in images.items()}
+
+    def positions(self, batch: DecoderBatch) -> torch.Tensor:
+        """Return positions (B, L), counted from the first real token."""
+        import torch
+
+        if batch.left:
+            positions_BL = (batch.mask_BL.cumsum(1) - 1).clamp(min=0)
+        else:
+            positions_BL = torch.arange(batch.ids_BL.shape[1]).expand_as(batch.ids_BL)
+        return positions_BL.to(self.device)

@@ -1,0 +1,189 @@
+"""The base of models with a text tower and an image tower, as the paper's baselines use them.
+
+The one idea: an item with text and image is the plain sum of the two unnormalised features
+(`fusion=sum`), or one of them only where the task is one-sided (`fusion=unimodal`). A family says
+which feature each tower gives; `tests` compare it with the library called by hand.
+
+Shapes: T texts, I images, B items, L tokens, D features.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from mmeb_harness.errors import ItemError
+from mmeb_harness.image import load_image, to_rgb
+from mmeb_harness.item import Item, Rendered
+from mmeb_harness.plugins.pretrained import Pretrained
+from mmeb_harness.plugins.weights import LazyWeights
+from mmeb_harness.prompt import worded
+
+if TYPE_CHECKING:
+    import torch
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoTowerBatch:
+    """A prepared batch; `text_rows` and `image_rows` say which items have which side."""
+
+    items: int
+    text_rows: Sequence[int]
+    ids_TL: torch.Tensor | None
+    mask_TL: torch.Tensor | None
+    image_rows: Sequence[int]
+    pixels: torch.Tensor | None
+
+
+class TwoTower(LazyWeights):
+    """An encoder over a text tower and an image tower."""
+
+    # -- what a family says --------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def image_tokens(self) -> int:
+        """Tokens of any image, for planning."""
+
+    @abstractmethod
+    def token_ids(self, text: str) -> list[int]:
+        """Return the token ids of a text as the tower takes them, cut to its length."""
+
+    @abstractmethod
+    def padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return ids (T, L), padded, and the mask (T, L) that the tower is given, if any."""
+
+    @abstractmethod
+    def pixels(self, pictures: Sequence[Image]) -> torch.Tensor:
+        """Return what the image tower takes of some RGB pictures, one first-axis row each."""
+
+    @abstractmethod
+    def text_features(self, ids_TL: torch.Tensor, mask_TL: torch.Tensor | None) -> torch.Tensor:
+        """Return the unnormalised (T, D) features of texts."""
+
+    @abstractmethod
+    def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return the unnormalised (I, D) features of images."""
+
+    # -- CPU half ------------------------------------------------------------------------------
+
+    def render(self, item: Item) -> Rendered:
+        text: str | None = worded(item, self.card) or None
+        image = item.image
+        if self.card.fusion == "unimodal" and text is not None and image is not None:
+            text = None if item.modality == "image" else text
+            image = None if item.modality == "text" else image
+        if text is None and image is None:
+            raise ItemError("nothing is left of it without its instruction (see -M prompt=stored)")
+        return Rendered(text=text, image=image)
+
+    def size(self, rendered: Rendered) -> int:
+        text = 0 if rendered.text is None else len(self.token_ids(rendered.text))
+        return text + self.image_tokens * (rendered.image is not None)
+
+    def prepare(self, rendered: Sequence[Rendered]) -> TwoTowerBatch:
+        text_rows = [row for row, one in enumerate(rendered) if one.text is not None]
+        images = [(row, one.image) for row, one in enumerate(rendered) if one.image is not None]
+        ids_TL = mask_TL = None
+        if text_rows:
+            ids_TL, mask_TL = self.padded(
+                [self.token_ids(rendered[row].text or "") for row in text_rows]
+            )
+        pictures = [to_rgb(load_image(image)) for _, image in images]
+        return TwoTowerBatch(
+            items=len(rendered),
+            text_rows=text_rows,
+            ids_TL=ids_TL,
+            mask_TL=mask_TL,
+            image_rows=[row for row, _ in images],
+            pixels=self.pixels(pictures) if pictures else None,
+        )
+
+    # -- device half ---------------------------------------------------------------------------
+
+    def forward(self, batch: TwoTowerBatch) -> torch.Tensor:
+        import torch
+        from torch.nn.functional import normalize
+
+        parts = []
+        if batch.ids_TL is not None:
+            mask_TL = None if batch.mask_TL is None else batch.mask_TL.to(self.device)
+            text_TD = self.text_features(batch.ids_TL.to(self.device), mask_TL)
+            parts.append((batch.text_rows, text_TD))
+        if batch.pixels is not None:
+            pixels = batch.pixels.to(self.device, getattr(torch, self.dtype))
+            parts.append((batch.image_rows, self.image_features(pixels)))
+        vectors_BD = torch.zeros(batch.items, parts[0][1].shape[1], device=self.device)
+        for rows, features in parts:
+            index = torch.tensor(rows, device=self.device)
+            vectors_BD = vectors_BD.index_add(0, index, features.float())
+        return normalize(vectors_BD, dim=-1) if self.card.normalize else vectors_BD
+
+
+class TransformersTwoTower(TwoTower, Pretrained):
+    """Two towers that transformers gives `get_text_features` and `get_image_features`."""
+
+    padding = "longest"
+    """`longest`: to the longest text of the batch; `max_length`: to the tower's length, always."""
+
+    @cached_property
+    def config(self) -> Any:
+        """The configuration of both towers."""
+        from transformers import AutoConfig
+
+        return AutoConfig.from_pretrained(self.base_folder)
+
+    @cached_property
+    def max_length(self) -> int:
+        """Text tokens at most: what the tower has positions for."""
+        positions = int(self.config.text_config.max_position_embeddings)
+        return min(self.card.max_length or positions, positions)
+
+    @cached_property
+    def image_tokens(self) -> int:
+        vision = self.config.vision_config
+        return int((vision.image_size // vision.patch_size) ** 2 + 1)
+
+    def token_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, truncation=True, max_length=self.max_length)[
+            "input_ids"
+        ]
+        return ids
+
+    def padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        import torch
+
+        longest = max(len(row) for row in rows)
+        width = self.max_length if self.padding == "max_length" else longest
+        pad = self.tokenizer.pad_token_id
+        ids_TL = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+        return ids_TL, self.text_mask(rows, ids_TL)
+
+    def text_mask(self, rows: Sequence[Sequence[int]], ids_TL: torch.Tensor) -> torch.Tensor | None:
+        """Return the mask (T, L) that the text tower is given: 1 at what is no padding."""
+        import torch
+
+        width = ids_TL.shape[1]
+        return torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+
+    def pixels(self, pictures: Sequence[Image]) -> torch.Tensor:
+        processed: Mapping[str, torch.Tensor] = self.image_processor(
+            images=list(pictures), return_tensors="pt"
+        )
+        return processed["pixel_values"]
+
+    def text_features(self, ids_TL: torch.Tensor, mask_TL: torch.Tensor | None) -> torch.Tensor:
+        module: Any = self.module
+        features_TD: torch.Tensor = module.get_text_features(
+            input_ids=ids_TL, attention_mask=mask_TL
+        ).pooler_output
+        return features_TD
+
+    def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+        module: Any = self.module
+        features_ID: torch.Tensor = module.get_image_features(pixel_values=pixels).pooler_output
+        return features_ID
