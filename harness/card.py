@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from mmeb_harness.errors import UsageError, unknown_name
 from mmeb_harness.image import Resolution
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 Prompt = Literal["stored", "plain", "template"]
 Similarity = Literal["cosine", "dot"]
 
 VECTOR_FIELDS = (
     "factory", "prompt", "template", "image_token", "stray_placeholder", "positions", "pooling",
-    "normalize", "fusion",
+    "normalize", "fusion", "text_padding",
     "image_resolution", "min_pixels", "max_pixels", "num_crops", "max_length", "attention",
+    "served_model", "request_form", "request_extra",
 )  # fmt: skip
 """Fields that decide a vector, beside the weights. `similarity` is the scorer's."""
 
@@ -25,7 +27,10 @@ CARD_FILE = "card.json"
 
 
 class Probe(BaseModel):
-    """A cosine similarity that the authors print for the real weights: the only public check."""
+    """A cosine similarity that the authors print for the real weights: the only public check.
+
+    `settings` are the card fields under which they printed it, where those differ from the card's.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -33,6 +38,7 @@ class Probe(BaseModel):
     image: str | None = None
     others: Mapping[str, tuple[float, ...]]
     others_role: Literal["query", "candidate"] = "candidate"
+    settings: Mapping[str, Any] = {}
     note: str | None = None
 
 
@@ -45,7 +51,8 @@ class Card(BaseModel):
     change for this family; `requires` lists distributions, checked by metadata only.
     `proven_with` gives the versions of a distribution with which the numbers were compared
     (`{"transformers": ">=5.17,<5.24"}`): outside it a run carries a warning. How `prompt`,
-    `template` and `image_token` word an item is told by `mmeb_harness.prompt`.
+    `template` and `image_token` word an item is told by `mmeb_harness.prompt`. `asymmetric` says
+    that the same content has another vector as a query than as a candidate.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,12 +76,18 @@ class Card(BaseModel):
     normalize: bool | None = None
     similarity: Similarity = "cosine"
     fusion: Literal["sum", "unimodal"] | None = None
+    asymmetric: bool | None = None
+    text_padding: Literal["longest", "max_length"] | None = None
     image_resolution: Resolution | None = None
     min_pixels: int | None = Field(None, gt=0)
     max_pixels: int | None = Field(None, gt=0)
     num_crops: int | None = Field(None, gt=0)
     max_length: int | None = Field(None, gt=0)
     attention: Literal["eager", "sdpa", "flash"] | None = None
+    served_model: str | None = None
+    request_form: Literal["vllm", "sglang", "openai"] | None = None
+    request_extra: Mapping[str, Any] | None = None
+    concurrency: int | None = Field(None, gt=0)
 
     dimension: int | None = None
     parameters: int | None = None
@@ -87,6 +100,11 @@ class Card(BaseModel):
     published_as: str | None = None
     verified: Literal["goldens", "library", "published", "no"] = "no"
     sources: tuple[str, ...] = ()
+
+    @field_validator("request_extra", mode="before")
+    @classmethod
+    def _from_json(cls, value: Any) -> Any:
+        return json.loads(value) if isinstance(value, str) else value
 
     @property
     def is_family(self) -> bool:

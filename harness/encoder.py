@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -73,6 +73,11 @@ class PlannedEncoder(ABC):
     def weight_folders(self) -> Sequence[Path]:
         """Return the folders whose files decide a vector: weights, tokenizer, adapter."""
         return ()
+
+    def revisions(self) -> Mapping[str, str]:
+        """Return what a reference that is no folder turned out to be (the model that a server has):
+        recorded, and counted in where vectors are kept."""
+        return {}
 
     def encode(self, items: Sequence[Item]) -> Vectors:
         """Return (n, dim) float32 vectors, a row an item, in order."""

@@ -11,7 +11,8 @@ from mmeb_harness.keys import installed_version
 
 RECORDED = (
     "mmeb-harness", "torch", "transformers", "peft", "tokenizers", "accelerate", "datasets",
-    "pillow", "numpy", "pyarrow", "torchvision", "open-clip-torch",
+    "pillow", "numpy", "pyarrow", "torchvision", "open-clip-torch", "timm",
+    "sentence-transformers", "sentencepiece",
 )  # fmt: skip
 
 

@@ -111,9 +111,9 @@ class FileIndex:
         return digest
 
     def folder_digest(self, folder: Path, *, ignore: tuple[str, ...] = ()) -> str:
-        """Digest the files directly in a folder, by name and content."""
+        """Digest the files directly in a folder, or a single file, by name and content."""
         digest = hashlib.sha256()
-        for path in sorted(folder.iterdir()):
+        for path in [folder] if folder.is_file() else sorted(folder.iterdir()):
             if path.is_file() and path.name not in ignore and not path.name.startswith("."):
                 digest.update(f"{path.name} {self.digest(path)}\n".encode())
         return digest.hexdigest()

@@ -6,6 +6,7 @@ shown, compared with what a model's authors publish, and keyed, without loading 
 
 from __future__ import annotations
 
+import unicodedata
 from functools import cache
 from typing import Any
 
@@ -20,9 +21,10 @@ def worded(item: Item, card: Card) -> str:
     `stored` is the published text verbatim, the image token standing where the placeholder stands,
     or on a line before the text. `plain` leaves out the instruction and the placeholder.
     `template` fills the card's template (Jinja) with `instruction` (or None), `text` (the rest of
-    the text, bare), `image` (whether there is one) and `role`. A placeholder in an item without an
-    image (rows of WebQA and EDIS have one) is kept as the original did, or dropped, by the card's
-    `stray_placeholder`; a template never sees it.
+    the text, bare), `verbatim` (the whole text as it is), `image` (whether there is one) and
+    `role`; it may ask whether a text `is punctuated`. A placeholder in an item without an image
+    (rows of WebQA and EDIS have one) is kept as the original did, or dropped, by the card's
+    `stray_placeholder`; a template sees it in `verbatim` only.
 
     Raises:
         ItemError: where there is neither text nor image, or several placeholders for one image.
@@ -67,6 +69,7 @@ def _from_template(item: Item, card: Card) -> str:
         filled: str = _compiled(card.template).render(
             instruction=item.instruction,
             text=_bare(item.text or "", item.instruction),
+            verbatim=item.text or "",
             image=item.image is not None,
             role=item.role,
         )
@@ -83,4 +86,10 @@ def _compiled(template: str) -> Any:
     environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
     )
+    environment.tests["punctuated"] = _punctuated
     return environment.from_string(template)
+
+
+def _punctuated(text: str) -> bool:
+    """Whether a text ends in a punctuation mark, of any script (Unicode category P)."""
+    return bool(text) and unicodedata.category(text[-1]).startswith("P")

@@ -88,7 +88,7 @@ def _subject(
 ) -> Subject:
     encoder = planned(given)
     fingerprint = encoder.fingerprint()
-    places = encoder.weight_folders()
+    places, told = encoder.weight_folders(), sorted(encoder.revisions().items())
     folders = [_folder_identity(folder, index) for folder in places]
     index.flush()
     plugin = {} if model is None else _plugin_facts(model)
@@ -98,7 +98,7 @@ def _subject(
         "weights": folders,
         "settings": _class_facts(given) if model is None else model.card.vector_settings(),
         # an encoder that names no folders is told apart by what it was asked to load
-        "reference": None if folders or model is None else _reference(model.card),
+        "reference": None if folders or model is None else [*_reference(model.card), *told],
         "plugin": plugin,
         "stack": numeric_stack(),
         "libraries": {} if model is None else _libraries(model.card),
@@ -118,7 +118,8 @@ def _subject(
         revisions={
             folder.parent.parent.name if commit_of(folder) else str(folder): commit
             for folder, commit in zip(places, folders, strict=True)
-        },
+        }
+        | dict(told),
     )
 
 

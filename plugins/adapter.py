@@ -46,6 +46,13 @@ def bind_adapter(model: torch.nn.Module, folder: Path, rules: Sequence[KeyRule])
     return bound
 
 
+def bound_tensors(bound: Any) -> int:
+    """Count the tensors of the adapter that a peft model carries."""
+    from peft import get_peft_model_state_dict
+
+    return len(get_peft_model_state_dict(bound))
+
+
 def merge_adapter(bound: Any) -> torch.nn.Module:
     """Merge the adapter into the model, layer by layer in float32, and return the plain model."""
     import torch

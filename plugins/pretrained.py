@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mmeb_harness.card import CARD_FILE, Card
 from mmeb_harness.errors import EnvironmentFault, UsageError
 from mmeb_harness.hub import CONFIGURATION, WEIGHTS, commit_of, fetch_model, local_folder
-from mmeb_harness.plugins.adapter import KeyRule, bind_adapter, merge_adapter
+from mmeb_harness.plugins.adapter import KeyRule, bind_adapter, bound_tensors, merge_adapter
 from mmeb_harness.plugins.weights import LazyWeights
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class Pretrained(LazyWeights):
 
     adapter_rules: Sequence[KeyRule] = ()
     """How keys of published adapters become today's module names."""
+
+    adapter_tensors: int | None = None
+    """How many tensors of the adapter were bound: all of them, once the weights are loaded."""
 
     def __init__(self, card: Card, device: str | None = None, dtype: str | None = None) -> None:
         if card.base is None:
@@ -100,14 +103,20 @@ class Pretrained(LazyWeights):
 
     def load_module(self) -> torch.nn.Module:
         """Load the base, every weight of it, and merge the adapter in, every tensor of that."""
+        model = self.load_base()
+        if self.adapter_folder is not None:
+            bound = bind_adapter(model, self.adapter_folder, self.adapter_rules)
+            self.adapter_tensors = bound_tensors(bound)
+            model = merge_adapter(bound)
+        loaded: torch.nn.Module = model
+        return loaded
+
+    def load_base(self) -> Any:
+        """Load the base, every weight of it, without an adapter."""
         import transformers
 
         kind = getattr(transformers, self.model_class)
-        model = load_checked(kind, self.fetch_weights(), self.dtype, self.attention)
-        if self.adapter_folder is not None:
-            model = merge_adapter(bind_adapter(model, self.adapter_folder, self.adapter_rules))
-        loaded: torch.nn.Module = model
-        return loaded
+        return load_checked(kind, self.fetch_weights(), self.dtype, self.attention)
 
     def folders(self) -> Sequence[Path]:
         adapter = self.adapter_folder
@@ -116,14 +125,18 @@ class Pretrained(LazyWeights):
     def save(self, folder: Path) -> None:
         """Write the weights (an adapter merged in), the processors and the card."""
         folder.mkdir(parents=True, exist_ok=True)
-        module: Any = self.module
-        module.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        self.image_processor.save_pretrained(folder)
+        self.save_model(folder)
         own = {"name": folder.name, "base": ".", "verified": "no", "probes": ()}
         published = dict.fromkeys(("revision", "adapter", "adapter_revision", "published_as"))
         card = self.card.model_copy(update={**own, **published})
         (folder / CARD_FILE).write_text(card.model_dump_json(indent=1))
+
+    def save_model(self, folder: Path) -> None:
+        """Write the weights (an adapter merged in) and the processors."""
+        module: Any = self.module
+        module.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
 
 
 def _base_of_adapter(reference: str) -> tuple[str, str | None]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
+from mmeb_harness.card import Card
 from mmeb_harness.cli import options
 from mmeb_harness.errors import unknown_name
+from mmeb_harness.item import PLACEHOLDER, Item
+from mmeb_harness.prompt import worded
 from mmeb_harness.registry import Registry, build_registry
 
 Rows = list[dict[str, Any]]
@@ -146,8 +150,11 @@ def show(
     if as_json:
         typer.echo(json.dumps(found, default=str))
         return
+    family = "base" in found and not found["base"]
     for key, value in found.items():
-        for line in _lines(key.replace("_", "-"), value):
+        if value is None and family:
+            continue  # facts of weights, which a family has none of
+        for line in _lines(key, value):
             typer.echo(line)
 
 
@@ -155,7 +162,8 @@ def _find(registry: Registry, name: str) -> dict[str, Any]:
     if name in registry.cards:
         owned = registry.cards[name]
         facts: dict[str, Any] = owned.thing.model_dump(mode="json")
-        return {**facts, "plugin": f"{owned.plugin.distribution} {owned.plugin.version}"}
+        from_plugin = f"{owned.plugin.distribution} {owned.plugin.version}"
+        return {**facts, "plugin": from_plugin, "samples": _samples(owned.thing)}
     tasks = [owned.thing for (_, task), owned in registry.tasks.items() if task == name]
     if tasks:
         task = tasks[0]
@@ -170,8 +178,69 @@ def _find(registry: Registry, name: str) -> dict[str, Any]:
     raise unknown_name("model or task", name, known, "(see `list models`, `list tasks`)")
 
 
+def _samples(card: Card) -> dict[str, str]:
+    """Word a sample query and two sample candidates as the card does, nothing loaded."""
+    if "prompt" not in card.options:
+        return {}
+    asked = "Represent the given image with the following question:"
+    shown = "Represent the given image."
+    samples = {
+        "query, image and text": Item(
+            text=f"{PLACEHOLDER}\n{asked} What is in the image\n",
+            instruction=asked, image=b"", role="query",
+        ),
+        "candidate, text": Item(text="A cat and a dog", role="candidate"),
+        "candidate, image": Item(
+            text=f"{PLACEHOLDER}\n{shown}\n", instruction=shown, image=b"", role="candidate"
+        ),
+    }  # fmt: skip
+    return {kind: json.dumps(worded(item, card)) for kind, item in samples.items()}
+
+
+UNKNOWN = {
+    "revision": "not pinned: public facts give no commit (a run records the one it used)",
+    "licence": "not known from public facts",
+    "parameters": "not known from public facts",
+    "dimension": "not known from public facts",
+    "training_datasets": "not known from public facts",
+}
+"""What `show` says of facts that a card leaves out; other absent fields are not shown."""
+
+WIDTH, INDENT = 100, 20
+
+
 def _lines(key: str, value: Any) -> list[str]:
-    if isinstance(value, list) and value:
-        rest = [f"{'':20}{_cell(one)}" for one in value[1:]]
-        return [f"{key:20}{_cell(value[0])}", *rest]
-    return [f"{key:20}{'-' if value in (None, [], '') else _cell(value)}"]
+    """Lay out one field of a card: name, then its value on as many lines as it needs."""
+    if value is None or value in ("", {}):
+        return [_line(key, UNKNOWN[key])] if key in UNKNOWN else []
+    if key == "training_datasets":
+        return _wrapped(key, ", ".join(value) or "none of MMEB's")
+    if key == "probes":
+        value = [line for probe in value for line in _probe_lines(probe)]
+    if isinstance(value, dict):
+        value = [f"{name}: {text}" for name, text in value.items()]
+    if key == "options":
+        return _wrapped(key, ", ".join(value))
+    if isinstance(value, list):
+        return [_line(key if not row else "", _cell(one)) for row, one in enumerate(value)]
+    return [_line(key, _cell(value))]
+
+
+def _line(key: str, text: str) -> str:
+    return f"{key.replace('_', '-'):{INDENT}}{text}"
+
+
+def _wrapped(key: str, text: str) -> list[str]:
+    lines = textwrap.wrap(text, WIDTH - INDENT) or [""]
+    return [_line(key if not row else "", line) for row, line in enumerate(lines)]
+
+
+def _probe_lines(probe: dict[str, Any]) -> list[str]:
+    settings = ", ".join(f"{name}={value}" for name, value in probe["settings"].items())
+    own = json.dumps(probe["text"]) + (f" with {probe['image']}" if probe["image"] else "")
+    others = [
+        f"  against {json.dumps(text)}: {', '.join(f'{one:.4f}' for one in published)}"
+        for text, published in probe["others"].items()
+    ]
+    note = [f"  ({probe['note']})"] if probe["note"] else []
+    return [own + (f" under {settings}" if settings else ""), *others, *note]

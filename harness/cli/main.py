@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from mmeb_harness.cli import cache, data, embed, listing, report, run
+from mmeb_harness.cli import cache, data, doctor, embed, listing, report, run
 from mmeb_harness.errors import HarnessError
 
 TRUE = ("1", "true", "yes", "on", "t", "y")
@@ -42,6 +42,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("embed")(embed.embed)
 app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
 app.command("list")(listing.list_things)
 app.command("show")(listing.show)
 app.add_typer(cache.app, name="cache")

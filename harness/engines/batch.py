@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from mmeb_harness.encoder import Batch, PlannedEncoder, Vectors, infer
-from mmeb_harness.errors import EncoderFailed, EnvironmentFault, ItemError
+from mmeb_harness.errors import EncoderFailed, EnvironmentFault, ItemError, UsageError
 from mmeb_harness.item import Rendered
 
 
@@ -68,7 +68,7 @@ def encode_prepared(
         return Encoded(vectors=np.zeros((0, 0), np.float32), rows=(), failures=failures)
     try:
         vectors = _checked(infer(encoder, prepared.batch), len(prepared.rows))
-    except (EnvironmentFault, EncoderFailed):
+    except (EnvironmentFault, EncoderFailed, UsageError):
         raise
     except (Exception, SystemExit) as error:
         return _halved(encoder, rendered, prepared, error)

@@ -1,0 +1,93 @@
+"""Cards tell the truth: words as the authors publish them, sources named, all of it offline."""
+
+from __future__ import annotations
+
+import socket
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import mmeb_harness as mh
+import pytest
+from mmeb_harness.cli.main import _run as run_command
+from mmeb_harness.prompt import worded
+from mmeb_harness.registry import DISTRIBUTION, build_registry
+from packaging.specifiers import SpecifierSet
+
+STRENGTH = ("no", "library", "goldens", "published")
+
+PROMPTS = [
+    prompt
+    for path in sorted((Path(__file__).parent / "prompts").glob("*.toml"))
+    for prompt in tomllib.loads(path.read_text())["prompt"]
+]
+
+
+def our_cards() -> dict[str, mh.Card]:
+    return {
+        name: owned.thing
+        for name, owned in build_registry().cards.items()
+        if owned.plugin.distribution == DISTRIBUTION
+    }
+
+
+def named_cards() -> dict[str, mh.Card]:
+    return {name: card for name, card in our_cards().items() if card.base is not None}
+
+
+@pytest.mark.parametrize(
+    "prompt", PROMPTS, ids=[f"{one['card']}-{row}" for row, one in enumerate(PROMPTS)]
+)
+def test_the_words_are_those_that_the_authors_publish(prompt: dict[str, Any]) -> None:
+    assert prompt["source"]
+    item = mh.Item(
+        text=prompt.get("text"),
+        instruction=prompt.get("instruction"),
+        image=b"" if prompt.get("image") else None,
+        role=prompt.get("role"),
+    )
+    assert item.instruction is None or item.instruction in (item.text or "")
+    assert worded(item, our_cards()[prompt["card"]]) == prompt["rendered"]
+
+
+def test_every_named_card_has_published_words_to_compare_with() -> None:
+    assert set(named_cards()) <= {prompt["card"] for prompt in PROMPTS}
+
+
+@pytest.mark.parametrize("name", sorted(our_cards()))
+def test_a_card_names_its_sources_and_how_it_was_verified(name: str) -> None:
+    card = our_cards()[name]
+    assert card.sources
+    assert card.summary
+    for wanted in card.proven_with.values():
+        SpecifierSet(wanted)
+    if card.base is not None:
+        assert card.dimension
+        assert card.family in our_cards()
+        family = our_cards()[card.family or ""]
+        assert STRENGTH.index(card.verified) <= STRENGTH.index(family.verified)
+
+
+@pytest.mark.parametrize("name", sorted(our_cards()))
+def test_show_works_offline_for_every_card(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    assert run_command(["show", name]) == 0
+    shown = capsys.readouterr().out
+    assert f"name                {name}\n" in shown
+    assert f"verified            {our_cards()[name].verified}\n" in shown
+    if "prompt" in our_cards()[name].options:
+        assert "samples             query, image and text: " in shown
+
+
+def test_list_models_tells_how_each_was_verified(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["list", "models"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert "verified" in head
+    place = head.index("verified")
+    told = {row.split()[0].partition(":")[0]: row[place:].split()[0] for row in rows}
+    assert told == {name: card.verified for name, card in our_cards().items()}
