@@ -7,85 +7,27 @@ and says in plain words which defect would explain what it saw. Nothing here kno
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from mmeb_harness.card import Card
-from mmeb_harness.encoder import PlannedEncoder, Vectors, infer
+from mmeb_harness.encoder import PlannedEncoder, infer
 from mmeb_harness.errors import HarnessError, ItemError
 from mmeb_harness.item import PLACEHOLDER, Item
+from mmeb_harness.patient import (
+    EXACT,
+    INSTRUCTION,
+    OTHER_INSTRUCTION,
+    QUESTION,
+    SENSIBLE,
+    Finding,
+    Patient,
+    find_kinds,
+    picture,
+)
 from mmeb_harness.prompt import worded
-
-Status = Literal["ok", "failed", "warned", "skipped"]
-
-EXACT, LOOSE = 1e-5, 2e-3
-"""How far two ways to one vector may part: the largest difference, relative to the largest value,
-in float32; one minus the cosine in half precision, where batch composition moves the last bits."""
-
-SENSIBLE = 10
-"""What must differ has to part by this many times what may."""
-
-INSTRUCTION = "Represent the given image with the following question:"
-OTHER_INSTRUCTION = "Find an image that answers the following question:"
-QUESTION = "what stands beside the red chair?"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """The outcome of one check; `detail` says what was seen, and for a fault what explains it."""
-
-    check: str
-    status: Status
-    detail: str
-
-
-@dataclass
-class Patient:
-    """An encoder under examination, and which kinds of items it takes."""
-
-    encoder: PlannedEncoder
-    card: Card | None
-    kinds: Mapping[str, Item] = field(default_factory=dict)
-
-    @property
-    def is_float32(self) -> bool:
-        """Whether vectors are to agree to float32's precision."""
-        dtype = getattr(self.encoder, "dtype", None) or getattr(
-            getattr(self.encoder, "inner", None), "dtype", None
-        )
-        return "16" not in str(dtype)
-
-    @property
-    def tolerance(self) -> float:
-        """What two ways to one vector may part by."""
-        return EXACT if self.is_float32 else LOOSE
-
-    def encode(self, items: Sequence[Item]) -> Vectors:
-        """Encode items in one batch, past any sorting or cutting."""
-        rendered = [self.encoder.render(item) for item in items]
-        return infer(self.encoder, self.encoder.prepare(rendered))
-
-    def alone(self, items: Sequence[Item]) -> Vectors:
-        """Encode each item in a batch of its own."""
-        return np.concatenate([self.encode([item]) for item in items])
-
-    def apart(self, one: Vectors, other: Vectors) -> float:
-        """Return how far two arrays of vectors part, as `tolerance` counts it."""
-        if one.shape != other.shape:
-            return float("inf")
-        if self.is_float32:
-            return float(np.abs(one - other).max() / max(1.0, float(np.abs(one).max())))
-        return float(1 - _cosines(one, other).min())
-
-
-def _cosines(one: Vectors, other: Vectors) -> Vectors:
-    products = (one.astype(np.float64) * other).sum(-1)
-    lengths = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
-    cosines: Vectors = products / np.maximum(lengths, 1e-30)
-    return cosines
+from mmeb_harness.wholeitem import WholeItemEncoder
 
 
 def examine(patient: Patient) -> Iterator[Finding]:
@@ -93,7 +35,7 @@ def examine(patient: Patient) -> Iterator[Finding]:
 
     `patient.kinds` holds afterwards which kinds of items it takes.
     """
-    found = _kinds(patient)
+    found = find_kinds(patient)
     yield found
     if found.status == "failed":
         return
@@ -121,52 +63,6 @@ class _Fault(Exception):
 
 class _Skipped(Exception):
     """Why a check does not apply."""
-
-
-# -- items -----------------------------------------------------------------------------------------
-
-
-def picture(turn: int = 0, size: tuple[int, int] = (96, 64)) -> Any:
-    """Draw a picture that differs with `turn` all over."""
-    from PIL import Image
-
-    gradient = Image.linear_gradient("L")
-    bands = [gradient.rotate(turn), gradient.rotate(90 + 2 * turn), gradient.rotate(40 * turn)]
-    return Image.merge("RGB", bands).resize(size)
-
-
-def _sample_kinds() -> dict[str, Item]:
-    return {
-        "text": Item(text="a cat"),
-        "image": Item(image=picture(20)),
-        "text and image": Item(
-            text=f"{PLACEHOLDER}\n{INSTRUCTION} {QUESTION}\n",
-            instruction=INSTRUCTION,
-            image=picture(50, (80, 120)),
-        ),
-    }
-
-
-def _kinds(patient: Patient) -> Finding:
-    """Find out which kinds of items the encoder takes; it must take one."""
-    taken: dict[str, Item] = {}
-    refused: list[str] = []
-    for kind, item in _sample_kinds().items():
-        try:
-            vectors = patient.encode([item])
-        except ItemError as error:
-            refused.append(f"{kind} refused: {error}")
-            continue
-        except Exception as error:
-            detail = f"an item of {kind} ends in {type(error).__name__}: {error}"
-            return Finding(check="encodes", status="failed", detail=detail)
-        if vectors.ndim != 2 or len(vectors) != 1:
-            detail = f"one item of {kind} gives an array of shape {vectors.shape}, not (1, dim)"
-            return Finding(check="encodes", status="failed", detail=detail)
-        taken[kind] = item
-    patient.kinds = taken
-    status: Status = "ok" if taken else "failed"
-    return Finding(check="encodes", status=status, detail="; ".join([", ".join(taken), *refused]))
 
 
 # -- the checks ------------------------------------------------------------------------------------
@@ -314,7 +210,7 @@ def _whole_image(patient: Patient) -> str:
     """The last rows of a picture must matter about as the first do, beside a long text too."""
     if "image" not in patient.kinds:
         raise _Skipped("takes no images")
-    texts = [None]
+    texts: list[str | None] = [None]
     if "text and image" in patient.kinds:
         texts.append(f"{PLACEHOLDER}\n{LONG * 60}")
     shares = []
@@ -395,9 +291,16 @@ def _declared_asymmetric(patient: Patient, query: Item, candidate: Item) -> bool
         return None
     if card.asymmetric is not None:
         return card.asymmetric
-    if "prompt" not in card.options:
+    if "prompt" not in card.options or _settings_differ(patient, query, candidate):
         return None
     return worded(query, card) != worded(candidate, card)
+
+
+def _settings_differ(patient: Patient, one: Item, other: Item) -> bool:
+    """Whether a model is told two items apart beside their words, as a prompt of its own."""
+    if isinstance(patient.encoder, WholeItemEncoder):
+        return False  # its settings are the item's, whatever the model does with them
+    return patient.encoder.render(one).settings != patient.encoder.render(other).settings
 
 
 def _instructions(patient: Patient) -> str:
@@ -411,7 +314,7 @@ def _instructions(patient: Patient) -> str:
         Item(text=f"{instruction} {QUESTION}", instruction=instruction, image=image, role="query")
         for instruction in (INSTRUCTION, OTHER_INSTRUCTION)
     )
-    kept = worded(one, card) != worded(other, card)
+    kept = worded(one, card) != worded(other, card) or _settings_differ(patient, one, other)
     moved = patient.apart(patient.encode([one]), patient.encode([other]))
     if kept and moved <= patient.tolerance:
         raise _Fault("the card's wording keeps the instruction, but it changes nothing")

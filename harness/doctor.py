@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 from mmeb_harness.card import Card, Probe
-from mmeb_harness.conformance import SENSIBLE, Finding, Patient, examine
+from mmeb_harness.conformance import examine
 from mmeb_harness.encoder import Vectors, infer
 from mmeb_harness.errors import HarnessError
 from mmeb_harness.item import Item
 from mmeb_harness.models import Model, build_encoder, unproven
+from mmeb_harness.patient import SENSIBLE, Finding, Patient
 from mmeb_harness.wholeitem import planned
 
 PROBE_TOLERANCE = 0.01

@@ -5,20 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from mmeb_harness.conformance import Finding
 from mmeb_harness.environment import device_name, versions
 from mmeb_harness.errors import HarnessError
 from mmeb_harness.files import cache_root, check_writable
 from mmeb_harness.keys import installed_version
+from mmeb_harness.models import EXTRAS
+from mmeb_harness.patient import Finding
 from mmeb_harness.registry import Registry
-
-EXTRAS = {
-    "open-clip-torch": "openclip",
-    "sentence-transformers": "sentence-transformers",
-    "sentencepiece": "sentencepiece",
-    "ray": "ray",
-}
-"""Distributions that some models or engines need, and the extra that brings each."""
 
 
 def examine_machine(registry: Registry, cache_dir: Path | None = None) -> Iterator[Finding]:

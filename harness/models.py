@@ -14,6 +14,14 @@ from mmeb_harness.keys import installed_version
 from mmeb_harness.loading import call_with_known, load_object
 from mmeb_harness.registry import DISTRIBUTION, Plugin, Registry
 
+EXTRAS = {
+    "open-clip-torch": "openclip",
+    "sentence-transformers": "sentence-transformers",
+    "sentencepiece": "sentencepiece",
+    "ray": "ray",
+}
+"""Distributions that some models or engines need, and the extra that brings each."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -103,6 +111,8 @@ def _require(card: Card, requirement: str) -> None:
     try:
         version(requirement)
     except PackageNotFoundError:
+        extra = EXTRAS.get(requirement)
+        wanted = requirement if extra is None else f'"mmeb-harness[{extra}]"'
         raise EnvironmentFault(
-            f"{card.name} needs {requirement}, which is not installed: pip install {requirement}"
+            f"{card.name} needs {requirement}, which is not installed: pip install {wanted}"
         ) from None

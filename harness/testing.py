@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from mmeb_harness.card import Card
-from mmeb_harness.conformance import Finding, Patient, examine
+from mmeb_harness.conformance import examine
 from mmeb_harness.doctor import diagnose
 from mmeb_harness.models import Model
+from mmeb_harness.patient import Finding, Patient
 from mmeb_harness.wholeitem import planned
 
 __all__ = ["Finding", "check_encoder"]

@@ -11,7 +11,7 @@ from mmeb_harness.cli import options
 from mmeb_harness.registry import build_registry
 
 if TYPE_CHECKING:
-    from mmeb_harness.conformance import Finding
+    from mmeb_harness.patient import Finding
 
 MARKS = {"ok": "ok", "failed": "FAILED", "warned": "warning", "skipped": "-"}
 
