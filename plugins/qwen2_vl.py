@@ -1,4 +1,4 @@
-"""Qwen2-VL and Qwen2.5-VL as embedding models: VLM2Vec and its kin.
+"""Qwen2-VL and Qwen2.5-VL as embedding models: VLM2Vec and its kin; and what all Qwens share.
 
 What the original code does, and why it is done so here: the placeholder becomes `<|image_pad|>`
 without `<|vision_start|>`, no chat template; image tokens get plain sequential positions, because
@@ -10,11 +10,14 @@ Shapes: B items, L tokens, D hidden size, T image tokens, I images.
 
 from __future__ import annotations
 
+import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mmeb_harness.errors import ItemError
+from mmeb_harness.image import to_rgb
 from mmeb_harness.item import ImageSource
 from mmeb_harness.plugins.decoder import Decoder, DecoderBatch
 
@@ -26,11 +29,13 @@ SMALL_SIDE, SMALL_REPLACEMENT = 28, 56
 """VLM2Vec's V2 code makes an image with a side under 28 pixels one of 56 x 56."""
 
 
-class Qwen2VL(Decoder):
-    """An encoder over Qwen2-VL or Qwen2.5-VL."""
+class QwenDecoder(Decoder):
+    """An encoder over a Qwen that sees images as grids of patches."""
 
-    model_types = ("qwen2_vl", "qwen2_5_vl")
     image_processor_class = "Qwen2VLImageProcessorPil"
+    processor_settings: Mapping[str, Any] = {}
+    """What the image processor is told at each call."""
+
     adapter_rules = (
         (r"^model\.(language_model|visual)\.", r"\1."),  # saved from today's generation class
         (r"^model\.", "language_model."),  # saved before transformers 4.52: `model.layers...`
@@ -49,16 +54,6 @@ class Qwen2VL(Decoder):
         }
         return processor
 
-    def resized(self, image: Image) -> Image:
-        image = super().resized(image)
-        if min(image.size) < SMALL_SIDE:
-            image = image.resize((SMALL_REPLACEMENT, SMALL_REPLACEMENT))
-        return image
-
-    def picture_size(self, source: ImageSource) -> tuple[int, int]:
-        size = super().picture_size(source)
-        return (SMALL_REPLACEMENT, SMALL_REPLACEMENT) if min(size) < SMALL_SIDE else size
-
     def image_tokens(self, source: ImageSource) -> int:
         width, height = self.picture_size(source)
         try:
@@ -68,7 +63,9 @@ class Qwen2VL(Decoder):
         return int(patches) // int(self.image_processor.merge_size) ** 2
 
     def process(self, pictures: Sequence[Image]) -> tuple[Mapping[str, torch.Tensor], list[int]]:
-        processed = self.image_processor(images=pictures, return_tensors="pt")
+        processed = self.image_processor(
+            images=pictures, return_tensors="pt", **self.processor_settings
+        )
         grids_I3 = processed["image_grid_thw"]
         counts: list[int] = (grids_I3.prod(-1) // self.image_processor.merge_size**2).tolist()
         return {"pixels": processed["pixel_values"], "grids": grids_I3}, counts
@@ -96,3 +93,54 @@ class Qwen2VL(Decoder):
             )
             return torch.as_tensor(positions).to(self.device)
         return super().positions(batch).expand(3, -1, -1)
+
+
+class Qwen2VL(QwenDecoder):
+    """An encoder over Qwen2-VL or Qwen2.5-VL, with VLM2Vec's treatment of small images."""
+
+    model_types = ("qwen2_vl", "qwen2_5_vl")
+
+    def resized(self, image: Image) -> Image:
+        image = super().resized(image)
+        if min(image.size) < SMALL_SIDE:
+            image = image.resize((SMALL_REPLACEMENT, SMALL_REPLACEMENT))
+        return image
+
+    def picture_size(self, source: ImageSource) -> tuple[int, int]:
+        size = super().picture_size(source)
+        return (SMALL_REPLACEMENT, SMALL_REPLACEMENT) if min(size) < SMALL_SIDE else size
+
+
+class FittedQwen(QwenDecoder):
+    """A Qwen whose authors make an image plain RGB and resize it before the processor sees it."""
+
+    @abstractmethod
+    def fitted(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the width and height that an image gets."""
+
+    def plain(self, image: Image) -> Image:
+        """Make an image plain RGB."""
+        return to_rgb(image)
+
+    def resized(self, image: Image) -> Image:
+        image = super().resized(self.plain(image))
+        return image.resize(self.fitted(image.size))
+
+    def picture_size(self, source: ImageSource) -> tuple[int, int]:
+        return self.fitted(super().picture_size(source))
+
+
+def fit(size: tuple[int, int], factor: int, least: int, most: int) -> tuple[int, int]:
+    """Return the multiples of `factor` nearest to a size, their area within two limits.
+
+    As `smart_resize` of the package qwen-vl-utils, whose sides are never less than `factor`;
+    transformers' function of that name rounds a thin side to nothing and then enlarges the image.
+    """
+    width, height = (max(factor, round(side / factor) * factor) for side in size)
+    if width * height > most:
+        scale = math.sqrt(size[0] * size[1] / most)
+        width, height = (max(factor, math.floor(side / scale / factor) * factor) for side in size)
+    elif width * height < least:
+        scale = math.sqrt(least / (size[0] * size[1]))
+        width, height = (math.ceil(side * scale / factor) * factor for side in size)
+    return width, height

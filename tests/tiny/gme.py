@@ -1,0 +1,12 @@
+"""The golden tiny Qwen2-VL, used as GME uses its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FAMILY = "gme"
+
+
+def make(folder: Path) -> str:
+    """Return the reference of the golden model; `folder` is left as it is."""
+    return f"{FAMILY}:{Path(__file__).parents[1] / 'goldens/models/tiny-qwen2vl'}"
