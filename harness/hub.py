@@ -10,6 +10,8 @@ from mmeb_harness.errors import EnvironmentFault, UsageError
 
 CONFIGURATION = ("*.json", "*.txt", "*.model", "*.jinja")
 WEIGHTS = (*CONFIGURATION, "*.safetensors", "*.safetensors.index.json")
+OLD_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_model.bin")
+"""Pickled tensors, as repositories held them before safetensors; read without running any code."""
 
 
 def local_folder(reference: str) -> Path | None:
@@ -63,6 +65,17 @@ def fetch_model(reference: str, revision: str | None, patterns: Sequence[str] = 
             f"{reference} is not on this machine and the Hub cannot be reached"
             f"{_offline_hint()}: {_first_line(error)}. Give a local folder, or connect once."
         ) from error
+
+
+def fetch_weights(reference: str, revision: str | None) -> Path:
+    """Return the folder of a model with its weights: safetensors, or older ones if it has none.
+
+    Raises as `fetch_model` does.
+    """
+    folder = fetch_model(reference, revision)
+    if any(folder.glob("*.safetensors")):
+        return folder
+    return fetch_model(reference, commit_of(folder) or revision, (*WEIGHTS, *OLD_WEIGHTS))
 
 
 def _offline_hint() -> str:

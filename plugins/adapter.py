@@ -76,18 +76,26 @@ def _read_config(folder: Path) -> Any:
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AdapterMismatch(f"{folder} holds no usable adapter: {error}") from error
     config.inference_mode = False
+    config.task_type = None  # a task's wrapper would ask for methods of a head that is not here
     return config
 
 
 def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
+    """Read the adapter's tensors: safetensors, or the older pickle of tensors and nothing else."""
+    import torch
     from safetensors.torch import load_file
 
     path = folder / "adapter_model.safetensors"
+    if not path.is_file() and (old := folder / "adapter_model.bin").is_file():
+        path = old
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise AdapterMismatch(f"{path} cannot be read: {error}") from error
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        tensors: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle may raise anything
+        why = str(error).partition("\n")[0]
+        raise AdapterMismatch(f"{path} cannot be read: {why}") from error
+    return tensors
 
 
 def _read_mapped(folder: Path, rules: Sequence[KeyRule]) -> dict[str, torch.Tensor]:

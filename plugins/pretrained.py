@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from mmeb_harness.card import CARD_FILE, Card
 from mmeb_harness.errors import EnvironmentFault, UsageError
-from mmeb_harness.hub import CONFIGURATION, WEIGHTS, commit_of, fetch_model, local_folder
+from mmeb_harness.hub import (
+    CONFIGURATION,
+    commit_of,
+    fetch_model,
+    fetch_weights,
+    local_folder,
+)
 from mmeb_harness.plugins.adapter import KeyRule, bind_adapter, bound_tensors, merge_adapter
 from mmeb_harness.plugins.weights import LazyWeights
 
@@ -68,8 +74,8 @@ class Pretrained(LazyWeights):
         """The image processor of the base."""
         import transformers
 
-        with quiet_transformers():
-            kind = getattr(transformers, self.image_processor_class)
+        kind = getattr(transformers, self.image_processor_class)
+        with reading("image processor", self.base_folder):
             return kind.from_pretrained(self.base_folder)
 
     @cached_property
@@ -77,8 +83,10 @@ class Pretrained(LazyWeights):
         """The tokenizer of the base."""
         from transformers import AutoTokenizer
 
-        with quiet_transformers():
+        with reading("tokenizer", self.base_folder):
             tokenizer = AutoTokenizer.from_pretrained(self.base_folder)
+        if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made up where no file is found
+            raise EnvironmentFault(f"the tokenizer in {self.base_folder} is missing")
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is not None:  # a tokenizer saved while in use keeps what it was told then
             backend.no_truncation()
@@ -95,11 +103,11 @@ class Pretrained(LazyWeights):
         """Folder of the adapter, if there is one."""
         if self.adapter is None:
             return None
-        return fetch_model(self.adapter, self.card.adapter_revision, WEIGHTS)
+        return fetch_weights(self.adapter, self.card.adapter_revision)
 
     def fetch_weights(self) -> Path:
         """Return the base's folder with the weights in it, of the very commit already read."""
-        return fetch_model(self.base, commit_of(self.base_folder) or self.card.revision, WEIGHTS)
+        return fetch_weights(self.base, commit_of(self.base_folder) or self.card.revision)
 
     def load_module(self) -> torch.nn.Module:
         """Load the base, every weight of it, and merge the adapter in, every tensor of that."""
@@ -185,6 +193,17 @@ def load_checked(auto_class: Any, folder: Path, dtype: str, attention: str) -> A
             f"({', '.join(missing[:3])}, ...): they would be random"
         )
     return model
+
+
+@contextlib.contextmanager
+def reading(what: str, folder: Path) -> Iterator[None]:
+    """Turn every way in which a library fails to read something of a model into one fault."""
+    try:
+        with quiet_transformers():
+            yield
+    except Exception as error:  # every library layer has errors of its own here
+        fault = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise EnvironmentFault(f"the {what} in {folder} cannot be read: {fault}") from error
 
 
 @contextlib.contextmanager

@@ -543,3 +543,38 @@ def test_offline_says_so(hub: Hub, tmp_path: Path) -> None:
     done = run_python(code, HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
     assert done.stderr.startswith(f"3 {REPOSITORY} cannot be fetched while HF_HUB_OFFLINE is set")
     assert not hub.requests
+
+
+# -- weights of models -----------------------------------------------------------------------------
+
+
+def test_older_weights_are_fetched_where_a_model_has_no_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from fnmatch import fnmatch
+
+    from mmeb_harness.hub import fetch_weights
+
+    remote = {
+        "me/new": ["config.json", "model.safetensors", "pytorch_model.bin"],
+        "me/old": [
+            "config.json",
+            "pytorch_model-00001-of-00002.bin",
+            "pytorch_model.bin.index.json",
+        ],
+        "me/adapter": ["adapter_config.json", "adapter_model.bin", "optimizer.bin"],
+    }
+
+    def snapshot_download(name: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        folder = tmp_path / "hub" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in remote[name]:
+            if any(fnmatch(file, pattern) for pattern in allow_patterns):
+                (folder / file).touch()
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    fetched = {name: {path.name for path in fetch_weights(name, None).iterdir()} for name in remote}
+    assert fetched["me/new"] == {"config.json", "model.safetensors"}
+    assert fetched["me/old"] == set(remote["me/old"])
+    assert fetched["me/adapter"] == {"adapter_config.json", "adapter_model.bin"}

@@ -443,6 +443,31 @@ def test_every_tensor_of_an_adapter_is_bound(
     assert [name for name in parameters if "lora_" in name] == []
 
 
+def test_an_adapter_saved_before_safetensors_is_bound_too(
+    qwen: Callable[..., Any], own_qwen: Callable[..., Any], goldens: Path, tmp_path: Path
+) -> None:
+    folder = Path(changed_adapter(goldens, tmp_path / "old", lambda tensors: None))
+    torch.save(load_file(folder / "adapter_model.safetensors"), folder / "adapter_model.bin")
+    (folder / "adapter_model.safetensors").unlink()
+    vectors = own_qwen(**LOW, adapter=str(folder)).encode(mixed_items())
+    assert_close(vectors, qwen(**LOW, adapter=RANDOM_ADAPTER).encode(mixed_items()), 1e-6)
+
+
+def test_an_old_adapter_that_would_run_code_is_refused(
+    own_qwen: Callable[..., Any], goldens: Path, tmp_path: Path
+) -> None:
+    class Code:
+        def __reduce__(self) -> Any:
+            return Path.touch, (tmp_path / "ran",)
+
+    folder = Path(changed_adapter(goldens, tmp_path / "old", lambda tensors: None))
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save({"lora": Code()}, folder / "adapter_model.bin")
+    with pytest.raises(AdapterMismatch, match="cannot be read"):
+        own_qwen(**LOW, adapter=str(folder)).encode(mixed_items())
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_merged_dora_weight_is_magnitude_times_direction(
     own_qwen: Callable[..., Any], qwen: Callable[..., Any], goldens: Path
 ) -> None:
