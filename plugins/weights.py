@@ -45,14 +45,17 @@ class LazyWeights(TrainableEncoder):
         """Load the weights and bind the adapter."""
 
     def folders(self) -> Sequence[Path]:
-        """Return the folders whose files decide a vector, if there are any."""
+        """Return the folders whose files decide a vector, or single files, if there are any."""
         return ()
 
     @property
     def module(self) -> torch.nn.Module:
         if self._module is None:
+            import torch
+
             self._loaded_files = _file_states(self.folders())
-            self._module = self.load_module().to(self.device).eval()
+            with torch.inference_mode(False):  # or it could never be trained after an `encode`
+                self._module = self.load_module().to(self.device).eval()
             self._loaded_state = state_digest(self._module)
         return self._module
 
@@ -83,8 +86,9 @@ class LazyWeights(TrainableEncoder):
 
 
 def _file_states(folders: Sequence[Path]) -> list[tuple[str, int, int, int]]:
-    """Tell the files of some folders as they are now: inode, size and time of change."""
-    paths = sorted(path for folder in folders for path in folder.iterdir() if path.is_file())
+    """Tell some files, or those of folders, as they are now: inode, size and time of change."""
+    places = [[folder] if folder.is_file() else folder.iterdir() for folder in folders]
+    paths = sorted(path for place in places for path in place if path.is_file())
     states = [(str(path), path.stat()) for path in paths]
     return [(name, one.st_ino, one.st_size, one.st_ctime_ns) for name, one in states]
 
