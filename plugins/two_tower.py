@@ -17,14 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 from mmeb_harness.errors import ItemError
 from mmeb_harness.image import load_image, to_rgb
-from mmeb_harness.item import Item, Rendered
-from mmeb_harness.plugins.pretrained import Pretrained
+from mmeb_harness.item import ImageSource, Item, Rendered
+from mmeb_harness.plugins.pretrained import Pretrained, quiet_transformers
 from mmeb_harness.plugins.weights import LazyWeights
 from mmeb_harness.prompt import worded
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+
+Pixels = Any
+"""What an image tower takes of some pictures: a tensor, or several by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,7 @@ class TwoTowerBatch:
     ids_TL: torch.Tensor | None
     mask_TL: torch.Tensor | None
     image_rows: Sequence[int]
-    pixels: torch.Tensor | None
+    pixels: Pixels | None
 
 
 class TwoTower(LazyWeights):
@@ -58,7 +62,7 @@ class TwoTower(LazyWeights):
         """Return ids (T, L), padded, and the mask (T, L) that the tower is given, if any."""
 
     @abstractmethod
-    def pixels(self, pictures: Sequence[Image]) -> torch.Tensor:
+    def pixels(self, pictures: Sequence[Image]) -> Pixels:
         """Return what the image tower takes of some RGB pictures, one first-axis row each."""
 
     @abstractmethod
@@ -66,8 +70,16 @@ class TwoTower(LazyWeights):
         """Return the unnormalised (T, D) features of texts."""
 
     @abstractmethod
-    def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Return the unnormalised (I, D) features of images."""
+    def image_features(self, pixels: Any) -> torch.Tensor:
+        """Return the unnormalised (I, D) features of images, from what `pixels` gave."""
+
+    def text_tokens(self, text: str) -> int:
+        """Return how many tokens the tower computes for a text, for planning."""
+        return len(self.token_ids(text))
+
+    def picture(self, source: ImageSource) -> Image:
+        """Open an image in the mode in which `pixels` takes it: plain RGB."""
+        return to_rgb(load_image(source))
 
     # -- CPU half ------------------------------------------------------------------------------
 
@@ -82,7 +94,7 @@ class TwoTower(LazyWeights):
         return Rendered(text=text, image=image)
 
     def size(self, rendered: Rendered) -> int:
-        text = 0 if rendered.text is None else len(self.token_ids(rendered.text))
+        text = 0 if rendered.text is None else self.text_tokens(rendered.text)
         return text + self.image_tokens * (rendered.image is not None)
 
     def prepare(self, rendered: Sequence[Rendered]) -> TwoTowerBatch:
@@ -93,7 +105,7 @@ class TwoTower(LazyWeights):
             ids_TL, mask_TL = self.padded(
                 [self.token_ids(rendered[row].text or "") for row in text_rows]
             )
-        pictures = [to_rgb(load_image(image)) for _, image in images]
+        pictures = [self.picture(image) for _, image in images]
         return TwoTowerBatch(
             items=len(rendered),
             text_rows=text_rows,
@@ -115,33 +127,52 @@ class TwoTower(LazyWeights):
             text_TD = self.text_features(batch.ids_TL.to(self.device), mask_TL)
             parts.append((batch.text_rows, text_TD))
         if batch.pixels is not None:
-            pixels = batch.pixels.to(self.device, getattr(torch, self.dtype))
-            parts.append((batch.image_rows, self.image_features(pixels)))
+            parts.append((batch.image_rows, self.image_features(self._on_device(batch.pixels))))
         vectors_BD = torch.zeros(batch.items, parts[0][1].shape[1], device=self.device)
         for rows, features in parts:
             index = torch.tensor(rows, device=self.device)
             vectors_BD = vectors_BD.index_add(0, index, features.float())
         return normalize(vectors_BD, dim=-1) if self.card.normalize else vectors_BD
 
+    def _on_device(self, pixels: Pixels) -> Pixels:
+        """Move pixels to the tower's device, what is no whole number to its numeric type."""
+        import torch
+
+        if isinstance(pixels, Mapping):
+            return {name: self._on_device(tensor) for name, tensor in pixels.items()}
+        dtype = getattr(torch, self.dtype) if pixels.is_floating_point() else pixels.dtype
+        return pixels.to(self.device, dtype)
+
 
 class TransformersTwoTower(TwoTower, Pretrained):
     """Two towers that transformers gives `get_text_features` and `get_image_features`."""
 
     padding = "longest"
-    """`longest`: to the longest text of the batch; `max_length`: to the tower's length, always."""
+    """`longest`: to the longest text of the batch; `max_length`: to the tower's length, always.
+    The card's `text_padding` goes before."""
 
     @cached_property
     def config(self) -> Any:
         """The configuration of both towers."""
         from transformers import AutoConfig
 
-        return AutoConfig.from_pretrained(self.base_folder)
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(self.base_folder)
 
     @cached_property
     def max_length(self) -> int:
         """Text tokens at most: what the tower has positions for."""
-        positions = int(self.config.text_config.max_position_embeddings)
-        return min(self.card.max_length or positions, positions)
+        return min(self.card.max_length or self.text_positions, self.text_positions)
+
+    @property
+    def text_positions(self) -> int:
+        """How many tokens the text tower has positions for."""
+        return int(self.config.text_config.max_position_embeddings)
+
+    @property
+    def pads_to_max_length(self) -> bool:
+        """Whether every text is padded to the same length."""
+        return (self.card.text_padding or self.padding) == "max_length"
 
     @cached_property
     def image_tokens(self) -> int:
@@ -154,11 +185,13 @@ class TransformersTwoTower(TwoTower, Pretrained):
         ]
         return ids
 
+    def text_tokens(self, text: str) -> int:
+        return self.max_length if self.pads_to_max_length else super().text_tokens(text)
+
     def padded(self, rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor | None]:
         import torch
 
-        longest = max(len(row) for row in rows)
-        width = self.max_length if self.padding == "max_length" else longest
+        width = self.max_length if self.pads_to_max_length else max(len(row) for row in rows)
         pad = self.tokenizer.pad_token_id
         ids_TL = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
         return ids_TL, self.text_mask(rows, ids_TL)
@@ -170,11 +203,8 @@ class TransformersTwoTower(TwoTower, Pretrained):
         width = ids_TL.shape[1]
         return torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
 
-    def pixels(self, pictures: Sequence[Image]) -> torch.Tensor:
-        processed: Mapping[str, torch.Tensor] = self.image_processor(
-            images=list(pictures), return_tensors="pt"
-        )
-        return processed["pixel_values"]
+    def pixels(self, pictures: Sequence[Image]) -> Pixels:
+        return self.image_processor(images=list(pictures), return_tensors="pt")["pixel_values"]
 
     def text_features(self, ids_TL: torch.Tensor, mask_TL: torch.Tensor | None) -> torch.Tensor:
         module: Any = self.module
@@ -183,7 +213,7 @@ class TransformersTwoTower(TwoTower, Pretrained):
         ).pooler_output
         return features_TD
 
-    def image_features(self, pixels: torch.Tensor) -> torch.Tensor:
+    def image_features(self, pixels: Any) -> torch.Tensor:
         module: Any = self.module
         features_ID: torch.Tensor = module.get_image_features(pixel_values=pixels).pooler_output
         return features_ID

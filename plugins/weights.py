@@ -44,6 +44,10 @@ class LazyWeights(TrainableEncoder):
     def load_module(self) -> torch.nn.Module:
         """Load the weights and bind the adapter."""
 
+    def fetch_weights(self) -> Path | None:
+        """Bring the weights to this machine, so that loading them changes no folder."""
+        return None
+
     def folders(self) -> Sequence[Path]:
         """Return the folders whose files decide a vector, or single files, if there are any."""
         return ()
@@ -53,6 +57,7 @@ class LazyWeights(TrainableEncoder):
         if self._module is None:
             import torch
 
+            self.fetch_weights()
             self._loaded_files = _file_states(self.folders())
             with torch.inference_mode(False):  # or it could never be trained after an `encode`
                 self._module = self.load_module().to(self.device).eval()
