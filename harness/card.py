@@ -52,7 +52,8 @@ class Card(BaseModel):
     `proven_with` gives the versions of a distribution with which the numbers were compared
     (`{"transformers": ">=5.17,<5.24"}`): outside it a run carries a warning. How `prompt`,
     `template` and `image_token` word an item is told by `mmeb_harness.prompt`. `asymmetric` says
-    that the same content has another vector as a query than as a candidate.
+    that the same content has another vector as a query than as a candidate. `published` holds the
+    scores in percent (hit@1) that `published_as` names, by meta-task, `ind`, `ood` and `overall`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -98,6 +99,7 @@ class Card(BaseModel):
     options: tuple[str, ...] = ()
     probes: tuple[Probe, ...] = ()
     published_as: str | None = None
+    published: Mapping[str, float] = {}
     verified: Literal["goldens", "library", "published", "no"] = "no"
     sources: tuple[str, ...] = ()
 
@@ -135,6 +137,14 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     field = ".".join(str(part) for part in problem["loc"])
     return f"-M {field}={problem['input']}: {problem['msg']}"
+
+
+def write_card(card: Card, folder: Path) -> None:
+    """Leave a card in a folder of weights: what it says of published ones is not said of these."""
+    own = {"name": folder.name, "base": ".", "verified": "no", "probes": (), "published": {}}
+    published = ("revision", "adapter", "adapter_revision", "published_as")
+    saved = card.model_copy(update={**own, **dict.fromkeys(published)})
+    (folder / CARD_FILE).write_text(saved.model_dump_json(indent=1))
 
 
 def read_card(folder: Path) -> Card:

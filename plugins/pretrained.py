@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmeb_harness.card import CARD_FILE, Card
+from mmeb_harness.card import Card, write_card
 from mmeb_harness.errors import EnvironmentFault, UsageError
 from mmeb_harness.hub import (
     CONFIGURATION,
@@ -134,10 +134,7 @@ class Pretrained(LazyWeights):
         """Write the weights (an adapter merged in), the processors and the card."""
         folder.mkdir(parents=True, exist_ok=True)
         self.save_model(folder)
-        own = {"name": folder.name, "base": ".", "verified": "no", "probes": ()}
-        published = dict.fromkeys(("revision", "adapter", "adapter_revision", "published_as"))
-        card = self.card.model_copy(update={**own, **published})
-        (folder / CARD_FILE).write_text(card.model_dump_json(indent=1))
+        write_card(self.card, folder)
 
     def save_model(self, folder: Path) -> None:
         """Write the weights (an adapter merged in) and the processors."""

@@ -21,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmeb_harness.card import CARD_FILE, Card
+from mmeb_harness.card import Card, write_card
 from mmeb_harness.errors import HarnessError, ItemError, UsageError
 from mmeb_harness.hub import CONFIGURATION, WEIGHTS, commit_of, fetch_model, local_folder
 from mmeb_harness.image import image_size, load_image, resize_square, square_side, to_rgb
@@ -288,10 +288,7 @@ class SentenceTransformers(LazyWeights):
         module: Any = self.module
         with quiet():
             module.save_pretrained(str(folder), create_model_card=False)
-        own = {"name": folder.name, "base": ".", "verified": "no", "probes": ()}
-        published = dict.fromkeys(("revision", "published_as"))
-        card = self.card.model_copy(update={**own, **published})
-        (folder / CARD_FILE).write_text(card.model_dump_json(indent=1))
+        write_card(self.card, folder)
 
 
 # -- features --------------------------------------------------------------------------------------

@@ -91,3 +91,20 @@ def test_list_models_tells_how_each_was_verified(capsys: pytest.CaptureFixture[s
     place = head.index("verified")
     told = {row.split()[0].partition(":")[0]: row[place:].split()[0] for row in rows}
     assert told == {name: card.verified for name, card in our_cards().items()}
+
+
+def test_published_scores_fit_together() -> None:
+    """Overall is the mean over 36 tasks: 10, 10, 12 and 4 in a meta-task, 20 IND and 16 OOD."""
+    published = {name: card for name, card in named_cards().items() if card.published_as}
+    assert len(published) >= 12
+    for name, card in published.items():
+        scores = card.published
+        weights = {"classification": 10, "vqa": 10, "retrieval": 12, "grounding": 4}
+        overall = sum(weight * scores[meta] for meta, weight in weights.items()) / 36
+        assert overall == pytest.approx(scores["overall"], abs=0.1), name
+        if "ind" in scores:
+            by_split = (20 * scores["ind"] + 16 * scores["ood"]) / 36
+            assert by_split == pytest.approx(scores["overall"], abs=0.1), name
+    assert [
+        name for name, card in our_cards().items() if card.published and not card.published_as
+    ] == []

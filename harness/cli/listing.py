@@ -215,6 +215,10 @@ def _lines(key: str, value: Any) -> list[str]:
         return [_line(key, UNKNOWN[key])] if key in UNKNOWN else []
     if key == "training_datasets":
         return _wrapped(key, ", ".join(value) or "none of MMEB's")
+    if key == "published":
+        return _wrapped(key, ", ".join(f"{name} {score:.1f}" for name, score in value.items()))
+    if key == "template":
+        return [_line(key, json.dumps(value))]
     if key == "probes":
         value = [line for probe in value for line in _probe_lines(probe)]
     if isinstance(value, dict):

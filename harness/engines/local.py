@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -65,6 +67,7 @@ def _prepared(encoder: PlannedEncoder, batches: Batches, workers: int) -> Iterat
         num_workers=workers,
         prefetch_factor=2,
         collate_fn=_as_it_is,
+        worker_init_fn=_end_with_the_run,
         multiprocessing_context="forkserver" if os.name == "posix" else "spawn",
     )
     try:
@@ -92,6 +95,18 @@ def _prepared(encoder: PlannedEncoder, batches: Batches, workers: int) -> Iterat
 
 def _as_it_is(prepared: Any) -> Any:
     return prepared
+
+
+def _end_with_the_run(_: int) -> None:
+    """End this worker should the run be killed: torch watches the fork server only, which lives."""
+    run = multiprocessing.parent_process()
+    if run is not None:
+        threading.Thread(target=_exit_after, args=(run,), daemon=True).start()
+
+
+def _exit_after(process: Any) -> None:
+    process.join()
+    os._exit(1)
 
 
 class _BatchDataset:
