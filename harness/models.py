@@ -18,6 +18,7 @@ EXTRAS = {
     "open-clip-torch": "openclip",
     "sentence-transformers": "sentence-transformers",
     "sentencepiece": "sentencepiece",
+    "httpx2": "openai",
     "ray": "ray",
 }
 """Distributions that some models or engines need, and the extra that brings each."""
