@@ -45,11 +45,17 @@ def fetch_model(reference: str, revision: str | None, patterns: Sequence[str] = 
     folder = local_folder(reference)
     if folder is not None:
         return folder
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub import errors as hub_errors
-    from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(reference, revision=revision, allow_patterns=list(patterns)))
+        found = snapshot_download(
+            reference,
+            revision=revision,
+            allow_patterns=list(patterns),
+            local_files_only=constants.HF_HUB_OFFLINE,  # or 1.x asks for the files of a commit
+        )
+        return Path(found)
     except hub_errors.GatedRepoError as error:
         raise EnvironmentFault(
             f"{reference} is gated: accept its terms on the Hub and set HF_TOKEN"

@@ -19,7 +19,7 @@ from mmeb_harness.models import Model
 from mmeb_harness.registry import build_registry
 
 QUERY = "<|image_1|> Represent the given image with the following question: What is in the image"
-IMAGE = Path(mh.__file__).parent.parent / "plugins/cards/example.jpg"
+IMAGE = files("mmeb_harness.plugins") / "cards"
 OTHERS = ("a dog", "two red chairs beside a window", "no")
 ADAPTER = "tiny-qwen2vl-dora-init-randB"
 
@@ -120,7 +120,7 @@ def test_every_probe_of_every_card_can_be_encoded(goldens: Path) -> None:
     for card in probed:
         for one in card.probes:
             if one.image is not None:
-                assert IMAGE.with_name(one.image).is_file()
+                assert (IMAGE / one.image).is_file()
             card.model_copy(update=dict(one.settings)).model_validate(
                 {**card.model_dump(), **one.settings}
             )
