@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mmeb_harness.errors import UsageError, unknown_name
 from mmeb_harness.image import Resolution
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Prompt = Literal["stored", "plain", "template"]
 Similarity = Literal["cosine", "dot"]
@@ -108,6 +108,12 @@ class Card(BaseModel):
     def _from_json(cls, value: Any) -> Any:
         return json.loads(value) if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> Card:
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ValueError(f"min_pixels {self.min_pixels} exceeds max_pixels {self.max_pixels}")
+        return self
+
     @property
     def is_family(self) -> bool:
         """Whether the card needs a reference: `NAME:REFERENCE`."""
@@ -123,6 +129,8 @@ class Card(BaseModel):
         for key in options:
             if key not in allowed:
                 raise unknown_name(f"-M field for {self.name}", key, allowed)
+        if options.get("template") is not None:
+            options = {"prompt": "template", **options}
         try:
             return Card.model_validate({**self.model_dump(), **options})
         except ValidationError as error:
@@ -136,6 +144,8 @@ class Card(BaseModel):
 def _first_problem(error: ValidationError) -> str:
     problem = error.errors()[0]
     field = ".".join(str(part) for part in problem["loc"])
+    if not field:
+        return str(problem["msg"]).removeprefix("Value error, ")
     return f"-M {field}={problem['input']}: {problem['msg']}"
 
 

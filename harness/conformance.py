@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,11 +17,9 @@ from mmeb_harness.encoder import PlannedEncoder, infer
 from mmeb_harness.errors import HarnessError, ItemError
 from mmeb_harness.item import PLACEHOLDER, Item
 from mmeb_harness.patient import (
-    EXACT,
     INSTRUCTION,
     OTHER_INSTRUCTION,
     QUESTION,
-    SENSIBLE,
     Finding,
     Patient,
     find_kinds,
@@ -125,7 +124,7 @@ def _tells_apart(patient: Patient) -> str:
             others.append(("image", Item(text=item.text, image=picture(110, item.image.size))))  # type: ignore[union-attr]  # ours are PIL images
         for side, other in others:
             moved = patient.apart(patient.encode([item]), patient.encode([other]))
-            if moved <= SENSIBLE * patient.tolerance:
+            if moved <= patient.sensible:
                 raise _Fault(f"another {side} changes nothing of an item of {kind} ({moved:.1e})")
             seen.append(moved)
     return f"the least change is {min(seen):.1e}"
@@ -208,33 +207,36 @@ class _padded_on:  # noqa: N801  # a context manager, used as a function
 
 def _whole_image(patient: Patient) -> str:
     """The last rows of a picture must matter about as the first do, beside a long text too."""
-    if "image" not in patient.kinds:
-        raise _Skipped("takes no images")
-    texts: list[str | None] = [None]
+    texts: list[str | None] = [None] if "image" in patient.kinds else []
     if "text and image" in patient.kinds:
         texts.append(f"{PLACEHOLDER}\n{LONG * 60}")
+    if not texts:
+        raise _Skipped("takes no images")
     shares = []
     for text in texts:
-        first, last = _effects_of_rows(patient, text)
-        if last <= EXACT / SENSIBLE or last < LEAST_SHARE * first:
-            beside = "" if text is None else " beside a long text"
+        first, last = effects_of_rows(patient, text)
+        beside = "" if text is None else " beside a long text"
+        if last <= LEAST_EFFECT or last < LEAST_SHARE * first:
             raise _Fault(
                 f"the last rows of a picture{beside} change a vector by {last:.1e}, the first by "
                 f"{first:.1e}: its image tokens are truncated"
             )
+        if first <= LEAST_EFFECT:
+            raise _Fault(f"the first rows of a picture{beside} change nothing ({first:.1e})")
         shares.append(last / first)
     beside = ", beside a long text too" if len(texts) > 1 else ""
-    return (
-        f"the last rows of a picture matter as much as the first, times {min(shares):.2g}{beside}"
-    )
+    return f"a picture's last rows matter {min(shares):.2g} times as much as its first{beside}"
 
+
+LEAST_EFFECT = 1e-6
+"""Of a change of some rows of a picture on a vector, as a share of its length."""
 
 LEAST_SHARE = 1 / 8
 """Of the effect of a picture's first rows, what the last must have: all patches see each other in a
 vision tower, so that rows whose tokens are cut still have some."""
 
 
-def _effects_of_rows(patient: Patient, text: str | None) -> tuple[float, float]:
+def effects_of_rows(patient: Patient, text: str | None) -> tuple[float, float]:
     """Return how far a change of the first rows moves a vector, and the same change of the last."""
     from PIL import ImageOps
 
@@ -243,7 +245,7 @@ def _effects_of_rows(patient: Patient, text: str | None) -> tuple[float, float]:
     effects = []
     for pair in ((whole, changed), (ImageOps.flip(whole), ImageOps.flip(changed))):
         one, other = (patient.encode([Item(text=text, image=image)]) for image in pair)
-        effects.append(float(np.abs(one - other).max() / max(1.0, float(np.abs(one).max()))))
+        effects.append(float(np.linalg.norm(one - other) / np.linalg.norm(one)))
     return effects[0], effects[1]
 
 
@@ -253,14 +255,17 @@ def _sources(patient: Patient) -> str:
     import tempfile
     from pathlib import Path
 
-    if "image" not in patient.kinds:
+    kind = next((kind for kind in ("image", "text and image") if kind in patient.kinds), None)
+    if kind is None:
         raise _Skipped("takes no images")
-    image, file = picture(20), io.BytesIO()
+    text, image, file = patient.kinds[kind].text, picture(20), io.BytesIO()
     image.save(file, "PNG")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "picture.png"
         path.write_bytes(file.getvalue())
-        vectors = [patient.encode([Item(image=one)]) for one in (image, file.getvalue(), path)]
+        vectors = [
+            patient.encode([Item(text=text, image=one)]) for one in (image, file.getvalue(), path)
+        ]
     moved = max(patient.apart(vectors[0], one) for one in vectors[1:])
     if moved > patient.tolerance:
         raise _Fault(f"one picture as a path, bytes or PIL image parts by {moved:.1e}")
@@ -269,16 +274,15 @@ def _sources(patient: Patient) -> str:
 
 def _roles(patient: Patient) -> str:
     """The role changes the vector where the card or its template says so, and only there."""
-    item = next(iter(patient.kinds.values()))
-    query, candidate = (
-        Item(text=item.text, image=item.image, instruction=item.instruction, role=role)
-        for role in ("query", "candidate")
-    )
+    item = list(patient.kinds.values())[-1]  # with an instruction, where it can have one
+    if item.instruction is None and item.text is not None:
+        item = Item(text=f"{INSTRUCTION} {QUESTION}", instruction=INSTRUCTION)
+    query, candidate = (replace(item, role=role) for role in ("query", "candidate"))
     declared = _declared_asymmetric(patient, query, candidate)
     if declared is None:
         raise _Skipped("the card does not say whether the role matters")
     moved = patient.apart(patient.encode([query]), patient.encode([candidate]))
-    if declared and moved <= patient.tolerance:
+    if declared and moved <= patient.sensible:
         raise _Fault("the card says that the role matters, but query and candidate are the same")
     if not declared and moved > patient.tolerance:
         raise _Fault(f"the role changes the vector by {moved:.1e}, and the card does not say so")
@@ -316,7 +320,7 @@ def _instructions(patient: Patient) -> str:
     )
     kept = worded(one, card) != worded(other, card) or _settings_differ(patient, one, other)
     moved = patient.apart(patient.encode([one]), patient.encode([other]))
-    if kept and moved <= patient.tolerance:
+    if kept and moved <= patient.sensible:
         raise _Fault("the card's wording keeps the instruction, but it changes nothing")
     if not kept and moved > patient.tolerance:
         raise _Fault(

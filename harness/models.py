@@ -12,6 +12,7 @@ from mmeb_harness.card import CARD_FILE, Card, read_card
 from mmeb_harness.errors import EnvironmentFault, HarnessError, UsageError, unknown_name
 from mmeb_harness.keys import installed_version
 from mmeb_harness.loading import call_with_known, load_object
+from mmeb_harness.prompt import check_wording
 from mmeb_harness.registry import DISTRIBUTION, Plugin, Registry
 
 EXTRAS = {
@@ -42,6 +43,7 @@ def resolve_model(registry: Registry, name: str, overrides: Mapping[str, Any]) -
     card, owner = _find(registry, name)
     plugin = registry.cards[owner].plugin if owner in registry.cards else _built_in(registry)
     chosen = card.with_options(overrides)
+    check_wording(chosen)
     return Model(
         card=chosen, plugin=plugin, overrides={key: getattr(chosen, key) for key in overrides}
     )

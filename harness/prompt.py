@@ -33,6 +33,8 @@ def worded(item: Item, card: Card) -> str:
     text = item.text or ""
     if item.image is None and not text:
         raise ItemError("has neither text nor image")
+    if not _is_unicode(text):
+        raise ItemError("its text holds half a character (a lone surrogate): decode it as UTF-8")
     if item.image is not None and text.count(PLACEHOLDER) > 1:
         raise ItemError(f"has {text.count(PLACEHOLDER)} placeholders {PLACEHOLDER} and one image")
     if card.prompt == "template":
@@ -42,6 +44,26 @@ def worded(item: Item, card: Card) -> str:
     if item.image is None and card.stray_placeholder == "drop":
         return text.replace(PLACEHOLDER, "").lstrip()
     return _with_image_token(text, item, card)
+
+
+def check_wording(card: Card) -> None:
+    """Word a sample, so that a missing or broken template is found before any item.
+
+    Raises:
+        UsageError: where items cannot be worded.
+    """
+    if card.prompt == "template":
+        for role in ("query", "candidate", None):
+            worded(Item(text="a", instruction="a", image=b"", role=role), card)
+            worded(Item(text="a", role=role), card)
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _with_image_token(text: str, item: Item, card: Card) -> str:

@@ -7,9 +7,10 @@ compared with the file afterwards, DoRA magnitudes too.
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,11 +34,18 @@ def bind_adapter(model: torch.nn.Module, folder: Path, rules: Sequence[KeyRule])
     """
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
-    config = _read_config(folder)
-    tensors = _read_mapped(folder, rules)
+    stored = _read_tensors(folder)
+    config = _mapped_config(folder, _read_config(folder), _module_names(stored, rules))
+    tensors = _mapped_tensors(folder, stored, rules)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's warnings are checked for below, as errors
-        bound: Any = get_peft_model(model, config)
+        try:
+            bound: Any = get_peft_model(model, config)
+        except (ValueError, TypeError, NotImplementedError) as error:
+            why = str(error).strip().partition("\n")[0]
+            raise AdapterMismatch(
+                f"the adapter in {folder} does not fit the model: {why}"
+            ) from error
         expected = get_peft_model_state_dict(bound)
         _check_keys(folder, set(tensors), set(expected))
         _check_shapes(folder, tensors, expected)
@@ -68,13 +76,31 @@ def merge_adapter(bound: Any) -> torch.nn.Module:
     return merged
 
 
+SILENT = ("peft_version",)
+"""Fields of an adapter's configuration that decide nothing."""
+
+
 def _read_config(folder: Path) -> Any:
+    """Read the configuration; a field that this peft does not know may not say anything."""
     from peft import PeftConfig
 
     try:
-        config: Any = PeftConfig.from_pretrained(str(folder))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft warns of fields it leaves out: checked below
+            config: Any = PeftConfig.from_pretrained(str(folder))
+        written: Mapping[str, Any] = json.loads((folder / "adapter_config.json").read_text())
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AdapterMismatch(f"{folder} holds no usable adapter: {error}") from error
+    unknown = sorted(
+        name
+        for name, value in written.items()
+        if value and name not in SILENT and not hasattr(config, name)
+    )
+    if unknown:
+        raise AdapterMismatch(
+            f"the adapter in {folder} ({written.get('peft_type')}) says what this peft does not "
+            f"understand: {', '.join(unknown[:4])}. It may come from a newer peft"
+        )
     config.inference_mode = False
     config.task_type = None  # a task's wrapper would ask for methods of a head that is not here
     return config
@@ -98,10 +124,46 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _read_mapped(folder: Path, rules: Sequence[KeyRule]) -> dict[str, torch.Tensor]:
-    """Read the tensors under today's keys; two keys for one module are refused."""
+def _module_names(stored: Iterable[str], rules: Sequence[KeyRule]) -> dict[str, str]:
+    """Return today's name of each adapted module, by the name that the file has for it."""
+    old = {key.removeprefix(PREFIX).partition(".lora_")[0] for key in stored if ".lora_" in key}
+    return {name: _mapped(name, rules).removeprefix(PREFIX) for name in sorted(old)}
+
+
+def _mapped_config(folder: Path, config: Any, names: Mapping[str, str]) -> Any:
+    """Put today's names for the file's into what the configuration says of single modules.
+
+    Short names (`q_proj`) are left to match whatever ends in them, as when the adapter was made.
+    """
+    for field in ("alpha_pattern", "rank_pattern"):
+        patterns = getattr(config, field, None) or {}
+        placed: dict[str, Any] = {}
+        for pattern, value in patterns.items():
+            chosen = [new for old, new in names.items() if _names_module(pattern, old)]
+            if not chosen:
+                raise AdapterMismatch(
+                    f"the adapter in {folder} does not fit the model: its {field} names "
+                    f"{pattern!r}, which is none of its modules"
+                )
+            placed = {**{re.escape(new): value for new in chosen}, **placed}
+        if placed:
+            setattr(config, field, placed)
+    targets = getattr(config, "target_modules", None) or ()
+    if isinstance(targets, str) or any("." in target for target in targets):
+        config.target_modules = sorted(names.values())
+    return config
+
+
+def _names_module(pattern: str, name: str) -> bool:
+    return re.match(rf"(.*\.)?({pattern})$", name) is not None
+
+
+def _mapped_tensors(
+    folder: Path, stored: Mapping[str, torch.Tensor], rules: Sequence[KeyRule]
+) -> dict[str, torch.Tensor]:
+    """Return the tensors under today's keys; two keys for one module are refused."""
     found: dict[str, tuple[str, torch.Tensor]] = {}
-    for key, value in _read_tensors(folder).items():
+    for key, value in stored.items():
         name = _mapped(key, rules)
         if name in found:
             raise AdapterMismatch(

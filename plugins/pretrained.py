@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmeb_harness.card import Card, write_card
-from mmeb_harness.errors import EnvironmentFault, UsageError
+from mmeb_harness.errors import AdapterMismatch, EnvironmentFault, UsageError
 from mmeb_harness.hub import (
     CONFIGURATION,
     commit_of,
@@ -54,6 +54,8 @@ class Pretrained(LazyWeights):
         self.base, self.adapter = card.base, card.adapter
         if self.adapter is None:
             self.base, self.adapter = _base_of_adapter(card.base)
+        _check_revision("revision", card.revision, self.base)
+        _check_revision("adapter_revision", card.adapter_revision, self.adapter)
         self._check_family()
         _ = self.adapter_folder
 
@@ -150,12 +152,22 @@ def _base_of_adapter(reference: str) -> tuple[str, str | None]:
     config = None if folder is None else folder / "adapter_config.json"
     if folder is None or config is None or not config.is_file() or _has_model(folder):
         return reference, None
-    base = json.loads(config.read_text()).get("base_model_name_or_path")
+    try:
+        base = json.loads(config.read_text()).get("base_model_name_or_path")
+    except (OSError, ValueError) as error:
+        raise AdapterMismatch(f"{config} cannot be read: {error}") from None
     if not base:
         raise UsageError(
             f"{folder} is an adapter that names no base: -m FAMILY:BASE -M adapter=..."
         )
     return str(base), reference
+
+
+def _check_revision(field: str, revision: str | None, reference: str | None) -> None:
+    """Refuse a commit of what has none. Raises UsageError."""
+    if revision is not None and (reference is None or local_folder(reference) is not None):
+        what = "there is no adapter" if reference is None else f"{reference} is a folder"
+        raise UsageError(f"-M {field}={revision}: {what}, only a Hub id has commits")
 
 
 def _has_model(folder: Path) -> bool:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from mmeb_harness.errors import ItemError
+from mmeb_harness.card import Card
+from mmeb_harness.errors import ItemError, UsageError
 from mmeb_harness.image import load_image, to_rgb
 from mmeb_harness.item import ImageSource, Item, Rendered
 from mmeb_harness.plugins.pretrained import Pretrained, quiet_transformers
@@ -158,6 +159,16 @@ class TransformersTwoTower(TwoTower, Pretrained):
 
         with quiet_transformers():
             return AutoConfig.from_pretrained(self.base_folder)
+
+    def __init__(self, card: Card, device: str | None = None, dtype: str | None = None) -> None:
+        super().__init__(card, device, dtype)
+        if card.max_length is not None:
+            special = int(self.tokenizer.num_special_tokens_to_add())
+            if card.max_length <= special:
+                raise UsageError(
+                    f"-M max_length={card.max_length}: {special} special tokens go around a text, "
+                    f"so that at least {special + 1} are needed"
+                )
 
     @cached_property
     def max_length(self) -> int:

@@ -177,6 +177,34 @@ class SizesNothing(Qwen2VL):
         return 0
 
 
+class NanBesideLonger(Qwen2VL):
+    """Attends to nothing in rows that are padded."""
+
+    def forward(self, batch: Any) -> Any:
+        import torch
+
+        padded_B1 = (batch.mask_BL == 0).any(1, keepdim=True)
+        return torch.where(padded_B1, torch.nan, super().forward(batch))
+
+
+class SeesHalf(Qwen2VL):
+    """Sees the upper half of a picture, twice."""
+
+    def picture(self, source: Any) -> Any:
+        image = super().picture(source)
+        upper = image.crop((0, 0, image.width, image.height // 2))
+        return upper.resize(image.size)
+
+
+class SeesOtherHalf(Qwen2VL):
+    """Sees the lower half of a picture, twice."""
+
+    def picture(self, source: Any) -> Any:
+        image = super().picture(source)
+        lower = image.crop((0, image.height // 2, image.width, image.height))
+        return lower.resize(image.size)
+
+
 class RefusesAll:
     """Refuses every item."""
 
@@ -194,8 +222,10 @@ class Flat:
 class Sound:
     """A sound level-1 encoder: counts of letters, and mean colours."""
 
+    scale = 1.0
+
     def encode(self, items: Any) -> Any:
-        return np.array([self._row(item) for item in items], dtype=np.float32)
+        return self.scale * np.array([self._row(item) for item in items], dtype=np.float32)
 
     def _row(self, item: mh.Item) -> Any:
         from mmeb_harness.image import load_image, to_rgb
@@ -205,3 +235,28 @@ class Sound:
         if item.image is not None:
             colours = np.asarray(to_rgb(load_image(item.image))).mean((0, 1))
         return np.concatenate([letters, colours, [1.0]])
+
+
+class TextOnly(Sound):
+    """Takes no images, and says so."""
+
+    def encode(self, items: Any) -> Any:
+        if any(item.image is not None for item in items):
+            raise ItemError("takes no images")
+        return super().encode(items)
+
+
+class ImageOnly(Sound):
+    """Takes no texts, and says so."""
+
+    def encode(self, items: Any) -> Any:
+        if any(item.text for item in items):
+            raise ItemError("takes no texts")
+        return super().encode(items)
+
+
+class TinyBatch(Sound):
+    """Has small values that depend on the batch."""
+
+    def encode(self, items: Any) -> Any:
+        return 1e-6 * super().encode(items) * len(items)

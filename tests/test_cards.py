@@ -108,3 +108,30 @@ def test_published_scores_fit_together() -> None:
     assert [
         name for name, card in our_cards().items() if card.published and not card.published_as
     ] == []
+
+
+SETTINGS = [  # as the authors evaluate them: README and eval scripts, named in each card's sources
+    ("vlm2vec-qwen2vl-2b", {"image_resolution": "high", "max_length": 4096,
+                            "positions": "sequential"}),
+    ("vlm2vec-qwen2vl-7b", {"image_resolution": "high", "max_length": 4096,
+                            "positions": "sequential"}),
+    ("vlm2vec-v2.0-qwen2vl-2b", {"image_resolution": "processor", "min_pixels": 4 * 28**2,
+                                 "max_pixels": 1280 * 28**2, "positions": "sequential"}),
+    ("vlm2vec-llava-next", {"image_resolution": "high", "max_length": None}),
+    ("vlm2vec-phi3.5v-full", {"num_crops": 4, "max_length": 256}),
+    ("vlm2vec-phi3.5v-lora", {"num_crops": 4, "max_length": 256}),
+    ("gme-qwen2vl-2b", {"max_length": 1800, "max_pixels": 1280 * 28**2, "positions": "sequential"}),
+    ("qwen3-vl-embedding-8b", {"max_length": 8192, "min_pixels": 4 * 32**2,
+                               "max_pixels": 1800 * 32**2, "positions": "mrope"}),
+    ("mme5-mllama-11b-instruct", {"max_length": 256}),
+    ("siglip-base-patch16-224", {"text_padding": "max_length"}),
+    ("siglip2-base-patch16-224", {"text_padding": "max_length"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "settings"), SETTINGS)
+def test_settings_are_those_that_the_authors_evaluate_with(
+    name: str, settings: dict[str, Any]
+) -> None:
+    card = our_cards()[name]
+    assert {field: getattr(card, field) for field in settings} == settings

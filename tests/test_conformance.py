@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +11,34 @@ import broken_encoders
 import mmeb_harness as mh
 import pytest
 from mmeb_harness.conformance import CHECKS
+from mmeb_harness.errors import EnvironmentFault
 from mmeb_harness.loading import load_object
 from mmeb_harness.models import Model, build_encoder
 from mmeb_harness.registry import build_registry
 from mmeb_harness.testing import check_encoder
 
+ASKED = (
+    "{% if image %}<|image_pad|>{% endif %}"
+    "{{ instruction if instruction and role == 'query' else 'Default.' }} {{ text }}"
+)
 ROLES = "{% if image %}<|image_pad|>{% endif %}{{ role or '' }}: {{ text }}"
 
 BROKEN = [
     ("PoolsPadding", {}, "padding", "the wrong side"),
     ("ForgetsAdapter", {"adapter": "tiny-qwen2vl-dora-init-randB"}, "adapter effect", "not bound"),
     ("CutsImages", {}, "whole image", "image tokens are truncated"),
-    ("CutsAtMaxLength", {}, "image tokens", "max_length=2 and 3 part"),
+    ("CutsAtMaxLength", {}, "image tokens", "an image takes 3 tokens"),
     ("CutsImagesForText", {}, "whole image", "beside a long text"),
     ("NotNormalised", {}, "normalised", "the card says normalised, but"),
     ("SecretlyNormalised", {"normalize": False}, "normalised", "the card says unnormalised, but"),
     ("DependsOnBatch", {}, "batch neighbours", "computed over the batch"),
     ("MixesRows", {}, "batch neighbours", "rows are mixed up"),
+    ("NanBesideLonger", {}, "padding", "changes by inf"),
+    ("SeesHalf", {}, "whole image", "the last rows of a picture change a vector by"),
+    ("SeesOtherHalf", {}, "whole image", "the first rows of a picture change nothing"),
     ("NanOnBlank", {}, "finite", "NaN for"),
     ("IgnoresRole", {"prompt": "template", "template": ROLES}, "role", "the role matters, but"),
+    ("IgnoresRole", {"prompt": "template", "template": ASKED}, "role", "the role matters, but"),
     ("AddsRole", {}, "role", "the card does not say so"),
     ("IgnoresInstruction", {}, "instruction", "keeps the instruction, but it changes nothing"),
     ("KeepsInstruction", {"prompt": "plain"}, "instruction", "leaves the instruction out, but"),
@@ -93,6 +104,7 @@ def test_a_broken_encoder_fails_by_the_name_of_its_fault(
         {"prompt": "plain"},
         {"prompt": "template", "template": ROLES},
         {"prompt": "template", "template": ROLES, "asymmetric": True},
+        {"prompt": "template", "template": ASKED},
     ],
 )
 def test_the_same_encoder_unbroken_passes(fields: dict[str, Any], goldens: Path) -> None:
@@ -115,6 +127,44 @@ def test_an_object_with_encode_is_checked_without_a_card() -> None:
     findings = {one.check: one.status for one in check_encoder(broken_encoders.Sound())}
     assert findings["padding"] == findings["tells items apart"] == "ok"
     assert findings["normalised"] == findings["role"] == "skipped"
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("kind", ["Sound", "TextOnly", "ImageOnly"])
+def test_a_sound_object_passes_whatever_its_scale_and_what_it_takes(
+    kind: str, scale: float
+) -> None:
+    encoder = load_object(f"broken_encoders:{kind}")()
+    encoder.scale = scale
+    check_encoder(encoder)
+
+
+def test_small_values_that_depend_on_the_batch_are_found() -> None:
+    assert "batch neighbours: " in checked(broken_encoders.TinyBatch())
+
+
+@pytest.mark.parametrize("fields", [{}, {"adapter": "tiny-qwen2vl-dora-init-randB"}])
+def test_a_sound_encoder_passes_in_half_precision(fields: dict[str, Any], goldens: Path) -> None:
+    model = model_of("mmeb_harness.plugins.qwen2_vl:Qwen2VL", goldens, **fields)
+    encoder = build_encoder(model.card, device="cpu", dtype="bfloat16")
+    encoder.mmeb_model = model
+    check_encoder(encoder)
+
+
+def test_a_broken_encoder_fails_in_half_precision_too(goldens: Path) -> None:
+    for kind, check in (("PoolsPadding", "padding"), ("DependsOnBatch", "batch neighbours")):
+        model = model_of(f"broken_encoders:{kind}", goldens)
+        encoder = build_encoder(model.card, device="cpu", dtype="bfloat16")
+        encoder.mmeb_model = model
+        assert f"{check}: " in checked(encoder)
+
+
+def test_weights_that_cannot_be_loaded_are_no_finding(goldens: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(goldens / "models/tiny-qwen2vl", folder)
+    os.truncate(folder / "model.safetensors", 1000)
+    with pytest.raises(EnvironmentFault, match="cannot be loaded"):
+        check_encoder(mh.load_encoder(f"qwen2-vl:{folder}", device="cpu"))
 
 
 def test_an_object_is_checked_against_the_card_it_is_given() -> None:

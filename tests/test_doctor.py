@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -164,3 +166,55 @@ def test_a_broken_plugin_is_a_fault_of_the_machine(
     failed = [one for one in examine_machine(build_registry()) if one.status == "failed"]
     assert [one.check for one in failed] == ["plugin"]
     assert "no_such_module" in failed[0].detail
+
+
+def test_a_model_that_cannot_be_loaded_ends_with_status_3_and_one_line(
+    goldens: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(goldens / "models/tiny-qwen2vl", tmp_path / "model")
+    os.truncate(tmp_path / "model/model.safetensors", 1000)
+    command = ["doctor", "-m", f"qwen2-vl:{tmp_path / 'model'}", "--device", "cpu"]
+    assert run_command(command) == 3
+    err = capsys.readouterr().err
+    assert err.startswith("error: the weights in ")
+    assert len(err.splitlines()) == 1
+    assert run_command([*command, "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
+    assert told["error"].startswith("the weights in ")
+    assert [finding["check"] for finding in told["findings"]] == ["versions"]
+
+
+@pytest.mark.parametrize("role", ["candidate", "query"])
+def test_both_sides_of_a_probe_have_their_roles(role: str, model: Model, goldens: Path) -> None:
+    template = "{% if image %}<|image_pad|>{% endif %}{{ role }}: {{ text }}"
+    other = {"candidate": "query", "query": "candidate"}[role]
+    encoder = mh.load_encoder(
+        f"qwen2-vl:{goldens}/models/tiny-qwen2vl", device="cpu", image_resolution="low",
+        adapter=f"{goldens}/models/{ADAPTER}", template=template,
+    )  # fmt: skip
+    image = str(files("mmeb_harness.plugins") / "cards/example.jpg")
+
+    def cosine(own: Any, others: Any) -> float:
+        one, two = encoder.encode(
+            [mh.Item(text=QUERY, image=image, role=own), mh.Item(text="a dog", role=others)]
+        )
+        return float(one @ two)
+
+    right, wrong = (
+        cosine(other, role),
+        [cosine(role, role), cosine(other, other), cosine(None, None)],
+    )
+    assert min(abs(right - one) for one in wrong) > 1e-3
+    published = {"a dog": (right + 0.01 * (1 if right > max(wrong) else -1),)}
+    card = model.card.model_copy(
+        update={
+            "prompt": "template",
+            "template": template,
+            "probes": (probe(published, others_role=role),),
+        }
+    )
+    found = {
+        one.check: one
+        for one in diagnose(Model(card=card, plugin=model.plugin, overrides={}), device="cpu")
+    }
+    assert f"'a dog' {right:.4f} (published" in found["probe 1"].detail

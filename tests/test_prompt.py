@@ -7,7 +7,7 @@ from typing import Any
 import mmeb_harness as mh
 import pytest
 from mmeb_harness.errors import ItemError, UsageError
-from mmeb_harness.prompt import worded
+from mmeb_harness.prompt import check_wording, worded
 
 INSTRUCTION = "Represent the given image with the following question:"
 STORED = f"<|image_1|>\n{INSTRUCTION} what is it?\n"
@@ -67,3 +67,26 @@ def test_a_template_that_cannot_be_filled_is_a_usage_error(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         worded(mh.Item(text="a"), card(prompt="template", template=template))
+
+
+def test_half_a_character_is_refused_and_a_whole_one_is_not() -> None:
+    for prompt in ("stored", "plain", "template"):
+        form = card(prompt=prompt, template="{{ text }}")
+        with pytest.raises(ItemError, match="lone surrogate"):
+            worded(mh.Item(text="a \ud83d cat"), form)
+        assert worded(mh.Item(text="a \U0001f600 cat"), form) == "a \U0001f600 cat"
+
+
+def test_a_template_given_is_a_template_used() -> None:
+    family = card(options=("base", "prompt", "template"))
+    assert family.with_options({"template": "hello {{ text }}"}).prompt == "template"
+    plain = family.with_options({"template": "hello {{ text }}", "prompt": "plain"})
+    assert worded(mh.Item(text="a"), plain) == "a"
+
+
+@pytest.mark.parametrize(
+    "template", [None, "{{ words }}", "{% if role == 'candidate' %}{{ words }}{% endif %}"]
+)
+def test_a_template_is_tried_before_any_item(template: str | None) -> None:
+    with pytest.raises(UsageError):
+        check_wording(card(prompt="template", template=template))

@@ -17,7 +17,7 @@ import pytest
 import torch
 from mmeb_harness.cli.main import _run as run_command
 from mmeb_harness.embed import embed_items
-from mmeb_harness.errors import AdapterMismatch, ItemError
+from mmeb_harness.errors import AdapterMismatch, ItemError, UsageError
 from mmeb_harness.files import FileIndex
 from mmeb_harness.plugins.adapter import bind_adapter
 from mmeb_harness.plugins.qwen2_vl import Qwen2VL
@@ -751,3 +751,85 @@ def test_mrope_moves_items_with_an_image_and_no_others(qwen: Callable[..., Any])
     has_image = np.array([item.image is not None for item in mixed_items()])
     assert moved[has_image].min() > 1e-3
     assert moved[~has_image].max() <= 1e-5
+
+
+# -- what the configuration of an adapter says of single modules ---------------------------------
+
+
+def test_patterns_and_full_names_in_the_older_layout_mean_the_same_modules(
+    own_qwen: Callable[..., Any], goldens: Path, tmp_path: Path
+) -> None:
+    def vectors(name: str, layout: Callable[[str], str], **config: Any) -> Any:
+        def change(tensors: dict[str, torch.Tensor]) -> None:
+            renamed = {layout(key): value for key, value in tensors.items()}
+            tensors.clear()
+            tensors.update(renamed)
+
+        adapter = changed_adapter(goldens, tmp_path / name, change, **config)
+        return own_qwen(**LOW, adapter=adapter).encode(mixed_items())
+
+    old, new = "model.layers.0.self_attn.q_proj", "language_model.layers.0.self_attn.q_proj"
+    plain = vectors("plain", modern)
+    wanted = vectors("new", modern, alpha_pattern={new: 512})
+    assert np.abs(wanted - plain).max() > 1e-2
+    assert_close(vectors("old", str, alpha_pattern={old: 512}), wanted, 1e-6)
+    regular = {r"model\.layers\.0\.self_attn\.q_proj": 512}
+    assert_close(vectors("regular", str, alpha_pattern=regular), wanted, 1e-6)
+    with pytest.raises(AdapterMismatch, match=r"alpha_pattern names 'layers.7.q_proj'"):
+        vectors("nothing", str, alpha_pattern={"layers.7.q_proj": 512})
+    pattern = r"model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|down)_proj"
+    assert_close(vectors("pattern", str, target_modules=pattern), plain, 1e-6)
+    stored = load_file(goldens / "models" / RANDOM_ADAPTER / "adapter_model.safetensors")
+    full = sorted({key.removeprefix("base_model.model.").partition(".lora_")[0] for key in stored})
+    assert_close(vectors("full", str, target_modules=full), plain, 1e-6)
+
+
+def test_an_adapter_that_is_no_lora_is_refused_by_its_folder(
+    own_qwen: Callable[..., Any], goldens: Path, tmp_path: Path
+) -> None:
+    adapter = changed_adapter(goldens, tmp_path / "a", lambda tensors: None, peft_type="IA3")
+    with pytest.raises(AdapterMismatch, match=r"/a \(IA3\) says what this peft does not"):
+        own_qwen(**LOW, adapter=adapter).encode(mixed_items())
+    (tmp_path / "a/adapter_config.json").write_text("{")
+    with pytest.raises(AdapterMismatch, match=r"adapter_config\.json cannot be read"):
+        mh.load_encoder(f"qwen2-vl:{tmp_path / 'a'}")
+
+
+def test_values_that_peft_drops_are_found(
+    own_qwen: Callable[..., Any], goldens: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft
+
+    write = peft.set_peft_model_state_dict
+
+    def drop_magnitudes(model: Any, tensors: dict[str, Any]) -> Any:
+        return write(model, {key: one for key, one in tensors.items() if "magnitude" not in key})
+
+    monkeypatch.setattr(peft, "set_peft_model_state_dict", drop_magnitudes)
+    adapter = str(goldens / "models" / RANDOM_ADAPTER)
+    with pytest.raises(AdapterMismatch, match="was not bound: 10 tensors"):
+        own_qwen(**LOW, adapter=adapter).encode(mixed_items())
+
+
+def test_an_adapter_is_merged_in_float32_whatever_the_dtype(
+    own_qwen: Callable[..., Any], goldens: Path
+) -> None:
+    adapter = str(goldens / "models" / RANDOM_ADAPTER)
+    base = own_qwen(dtype="bfloat16").load_module()
+    stored = load_file(goldens / "models" / RANDOM_ADAPTER / "adapter_model.safetensors")
+    merged = dict(own_qwen(dtype="bfloat16", adapter=adapter).load_module().named_parameters())
+    name = "language_model.layers.0.self_attn.q_proj.weight"
+    stem = QUERY_A.removesuffix("lora_A.weight")
+    update = (64 / 8) * stored[f"{stem}lora_B.weight"] @ stored[QUERY_A]
+    direction = dict(base.named_parameters())[name].detach().float() + update
+    length = direction.norm(dim=1, keepdim=True)
+    wanted = (stored[f"{stem}lora_magnitude_vector"][:, None] * direction / length).bfloat16()
+    assert merged[name].dtype == torch.bfloat16
+    assert (merged[name] == wanted).float().mean() > 0.99  # the rest: a last bit of float32
+
+
+def test_a_commit_of_a_folder_is_refused(goldens: Path) -> None:
+    folder = goldens / "models/tiny-qwen2vl"
+    for options in ({"revision": "abc"}, {"adapter_revision": "abc"}):
+        with pytest.raises(UsageError, match="only a Hub id has commits"):
+            mh.load_encoder(f"qwen2-vl:{folder}", **options)

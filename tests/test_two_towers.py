@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib
 import pickle
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -323,7 +324,7 @@ def test_older_weights_are_fetched_only_where_there_are_no_others(
     here = cache / "models--some--model/snapshots" / commit
     here.mkdir(parents=True)
 
-    def fetch(name: str, revision: str | None, allow_patterns: Sequence[str]) -> str:
+    def fetch(name: str, revision: str | None, allow_patterns: Sequence[str], **_: Any) -> str:
         assert (name, revision) in {("some/model", None), ("some/model", commit)}
         for path in published.iterdir():
             if any(fnmatch.fnmatch(path.name, pattern) for pattern in allow_patterns):
@@ -364,12 +365,19 @@ def test_a_folder_that_lacks_a_file_is_refused(
     lost: str, item: mh.Item, message: str, family: str, folder: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(folder, tmp_path / "model", ignore=shutil.ignore_patterns(lost))
-    encoder = mh.load_encoder(f"{family}:{tmp_path / 'model'}", device="cpu")
     with pytest.raises(EnvironmentFault, match=message):
-        encoder.encode([item])
+        mh.load_encoder(f"{family}:{tmp_path / 'model'}", device="cpu").encode([item])
 
 
 def test_another_model_is_refused_by_its_type(family: str, goldens: Path) -> None:
     wanted = rf"type 'clip'; {family} reads {FAMILIES[family].model_type}"
     with pytest.raises(UsageError, match=wanted):
         mh.load_encoder(f"{family}:{goldens}/models/tiny-clip")
+
+
+@pytest.mark.parametrize("name", ["clip", "align", "altclip"])
+def test_a_length_without_room_for_a_word_is_refused(name: str, tmp_path: Path) -> None:
+    reference = importlib.import_module(f"tiny.{name}").make(tmp_path / "model")
+    with pytest.raises(UsageError, match="at least 3 are needed"):
+        mh.load_encoder(reference, max_length=2)
+    assert len(mh.load_encoder(reference, max_length=3).token_ids("a cat and a dog")) == 3

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 from mmeb_harness.cli import options
+from mmeb_harness.errors import HarnessError
 from mmeb_harness.registry import build_registry
 
 if TYPE_CHECKING:
@@ -36,17 +37,25 @@ def doctor(
     Example: mmeb-harness doctor -m vlm2vec-qwen2vl-2b
     """
     options.go_offline(offline)
-    seen = []
-    for finding in _findings(model, model_options, cache_dir, device, dtype):
-        seen.append(finding)
-        if not as_json:
-            typer.echo(f"{MARKS[finding.status]:9}{finding.check:24}{finding.detail}")
+    seen: list[Finding] = []
+    error = None
+    try:
+        for finding in _findings(model, model_options, cache_dir, device, dtype):
+            seen.append(finding)
+            if not as_json:
+                typer.echo(f"{MARKS[finding.status]:9}{finding.check:24}{finding.detail}")
+    except HarnessError as fault:
+        error = fault
+        typer.echo(f"error: {error}", err=True)
     failed = sum(finding.status == "failed" for finding in seen)
     if as_json:
         rows = [vars(finding) for finding in seen]
-        typer.echo(json.dumps({"model": model, "failed": failed, "findings": rows}))
-    else:
+        told = {"model": model, "failed": failed, "findings": rows}
+        typer.echo(json.dumps(told if error is None else {**told, "error": str(error)}))
+    elif error is None:
         typer.echo(f"{model or 'this machine'}: {_counted(seen)}")
+    if error is not None:
+        return error.exit_status
     return 1 if failed else 0
 
 
