@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -175,6 +176,23 @@ def test_features_are_the_projected_pooled_outputs_with_the_end_token_masked(
     square = picture().resize((224, 224), Image.Resampling.BICUBIC)
     found = tiny_clip().encode([mh.Item(text="a cat and a dog"), mh.Item(image=square)])
     assert_close(found, torch.cat([text, image]).numpy())
+
+
+def test_a_padding_token_of_its_own_masks_padding_and_not_the_end(
+    goldens: Path, tmp_path: Path
+) -> None:
+    """Some conversions (LAION's) pad with another token than the end; `ids != pad` then differs."""
+    shutil.copytree(goldens / "models/tiny-clip", tmp_path / "clip")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        path = tmp_path / "clip" / name
+        if path.is_file():
+            path.write_text(json.dumps({**json.loads(path.read_text()), "pad_token": "!"}))
+    encoder = mh.load_encoder(f"clip:{tmp_path / 'clip'}", device="cpu", prompt="stored")
+    rendered = [encoder.render(mh.Item(text=text)) for text in ("a cat", "a cat and a dog")]
+    batch = encoder.prepare(rendered)
+    assert encoder.tokenizer.pad_token == "!"
+    assert batch.mask_TL.sum(1).tolist() == [encoder.size(one) for one in rendered]
+    assert batch.ids_TL[0, -1] == encoder.tokenizer.pad_token_id
 
 
 # -- fusion and normalisation ----------------------------------------------------------------------

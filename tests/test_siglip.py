@@ -176,6 +176,20 @@ def test_fixed_padding_is_what_the_authors_do(tiny_siglip: Siglip, golden: Path)
     assert np.abs(script - wanted).max(axis=1).min() > 1e-2
 
 
+def test_a_shorter_length_is_padded_to_just_that(tiny_siglip: Siglip, golden: Path) -> None:
+    from transformers import AutoTokenizer, SiglipModel
+
+    model = SiglipModel.from_pretrained(golden).eval()
+    ids = AutoTokenizer.from_pretrained(golden)(
+        "a cat", padding="max_length", truncation=True, max_length=20, return_tensors="pt"
+    ).input_ids
+    with torch.no_grad():
+        wanted = model.get_text_features(input_ids=ids).pooler_output
+    encoder = tiny_siglip(text_padding="max_length", max_length=20)
+    assert_close(encoder.encode([mh.Item(text="a cat")]), wanted)
+    assert ids.shape == (1, 20)
+
+
 def test_the_end_token_is_hidden_and_pools_itself_without_padding(
     tiny_siglip: Siglip, golden: Path
 ) -> None:
