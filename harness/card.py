@@ -128,7 +128,8 @@ class Card(BaseModel):
         allowed = {*self.options, "similarity"} - {"base"}
         for key in options:
             if key not in allowed:
-                raise unknown_name(f"-M field for {self.name}", key, allowed)
+                takes = f"(it takes {', '.join(sorted(allowed))})"
+                raise unknown_name(f"-M field for {self.name}", key, allowed, takes)
         if options.get("template") is not None:
             options = {"prompt": "template", **options}
         try:

@@ -216,13 +216,15 @@ def _whole_image(patient: Patient) -> str:
     for text in texts:
         first, last = effects_of_rows(patient, text)
         beside = "" if text is None else " beside a long text"
-        if last <= LEAST_EFFECT or last < LEAST_SHARE * first:
+        if max(first, last) <= LEAST_EFFECT:
+            raise _Fault(f"the rows of a picture{beside} change nothing: it is not looked at")
+        if last < LEAST_SHARE * first:
             raise _Fault(
                 f"the last rows of a picture{beside} change a vector by {last:.1e}, the first by "
                 f"{first:.1e}: its image tokens are truncated"
             )
         if first <= LEAST_EFFECT:
-            raise _Fault(f"the first rows of a picture{beside} change nothing ({first:.1e})")
+            raise _Fault(f"the first rows of a picture{beside} change nothing")
         shares.append(last / first)
     beside = ", beside a long text too" if len(texts) > 1 else ""
     return f"a picture's last rows matter {min(shares):.2g} times as much as its first{beside}"

@@ -19,6 +19,7 @@ from mmeb_harness.conformance import LEAST_SHARE, effects_of_rows, examine
 from mmeb_harness.encoder import Vectors
 from mmeb_harness.errors import HarnessError, UsageError
 from mmeb_harness.item import Item
+from mmeb_harness.keys import installed_version
 from mmeb_harness.models import Model, build_encoder, unproven
 from mmeb_harness.patient import Finding, Patient
 from mmeb_harness.wholeitem import planned
@@ -81,8 +82,9 @@ def _versions(card: Card) -> Iterator[Finding]:
     unknown = unproven(card)
     for message in unknown:
         yield Finding(check="versions", status="warned", detail=message)
-    if card.proven_with and not unknown:
-        proven = ", ".join(f"{name} {wanted}" for name, wanted in card.proven_with.items())
+    installed = [name for name in card.proven_with if installed_version(name)]
+    if installed and not unknown:
+        proven = ", ".join(f"{name} {card.proven_with[name]}" for name in installed)
         yield Finding(check="versions", status="ok", detail=f"proven with {proven}")
 
 
@@ -150,7 +152,10 @@ def _adapter_effect(
     patient = load(base=base, adapter=None, adapter_revision=None)
     moved = patient.apart(before, patient.alone(items))
     if moved <= patient.sensible:
-        detail = f"without the adapter the vectors are the same ({moved:.1e}): it is not bound"
+        detail = (
+            f"without the adapter the vectors are the same ({moved:.1e}): it does nothing, or is "
+            "not bound"
+        )
         return Finding(check="adapter effect", status="failed", detail=detail)
     detail = f"without it vectors part by {moved:.1e}"
     return Finding(check="adapter effect", status="ok", detail=detail)

@@ -57,4 +57,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> 
         text += f"; did you mean {folded[near[0]]!r}?"
     elif 0 < len(choices) <= 12:
         text += f"; known: {', '.join(choices)}"
-    return UsageError(f"{text} {hint}".rstrip())
+    return UsageError(f"{text}{_joined(text, hint)}")
+
+
+def _joined(text: str, hint: str) -> str:
+    """Put a hint after a text: in brackets, or as a sentence of its own."""
+    if not hint or hint.startswith("(") or text.endswith("?"):
+        return f" {hint}".rstrip()
+    return f"; {hint}"

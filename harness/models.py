@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -66,7 +67,18 @@ def _find(registry: Registry, name: str) -> tuple[Card, str]:
         return template.model_copy(
             update={"name": name, "family": family, "base": reference}
         ), family
+    if Path(name).is_dir():
+        raise UsageError(f"{name} is a folder without a card; name its family: {_of_folder(name)}")
     raise unknown_name("model", name, registry.cards, _hint(registry))
+
+
+def _of_folder(name: str) -> str:
+    """Say how to name a folder of weights, and of which type its configuration says it is."""
+    try:
+        kind = json.loads((Path(name) / "config.json").read_text())["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"-m FAMILY:{name}"
+    return f"-m FAMILY:{name} (its config.json says model_type {kind!r})"
 
 
 def _hint(registry: Registry) -> str:

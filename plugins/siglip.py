@@ -12,10 +12,13 @@ Shapes: T texts, I images, L tokens, D features.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from mmeb_harness.card import Card
+from mmeb_harness.errors import UsageError
 from mmeb_harness.plugins.two_tower import Pixels, TransformersTwoTower
 
 if TYPE_CHECKING:
@@ -33,6 +36,24 @@ class Siglip(TransformersTwoTower):
     model_types = ("siglip", NATIVE)
     image_processor_class = "SiglipImageProcessorPil"
     native_image_processor_class = "Siglip2ImageProcessorPil"
+
+    def __init__(self, card: Card, device: str | None = None, dtype: str | None = None) -> None:
+        super().__init__(card, device, dtype)
+        self._check_generation()
+
+    def _check_generation(self) -> None:
+        """Tell SigLIP from SigLIP 2, whose configurations are of one type, by their tokenizers:
+        each family has the texts' padding and case of its own."""
+        try:
+            settings = json.loads((self.base_folder / "tokenizer_config.json").read_text())
+        except (OSError, ValueError):
+            return  # reading the tokenizer says what is wrong with it
+        found = "siglip" if settings.get("tokenizer_class") == "SiglipTokenizer" else "siglip2"
+        family = self.card.family or self.card.name
+        if family in ("siglip", "siglip2") and found != family:
+            raise UsageError(
+                f"{self.base} has the tokenizer of {found}: name it -m {found}:{self.base}"
+            )
 
     # -- CPU half ------------------------------------------------------------------------------
 

@@ -135,3 +135,19 @@ def test_settings_are_those_that_the_authors_evaluate_with(
 ) -> None:
     card = our_cards()[name]
     assert {field: getattr(card, field) for field in settings} == settings
+
+
+def test_show_words_a_model_of_ones_own(goldens: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["show", f"clip:{goldens}/models/tiny-clip"]) == 0
+    assert f"base                {goldens}/models/tiny-clip" in capsys.readouterr().out
+    assert run_command(["show", f"{goldens}/models/tiny-clip"]) == 2
+    said = capsys.readouterr().err
+    assert f"-m FAMILY:{goldens}/models/tiny-clip (its config.json says model_type 'clip')" in said
+
+
+def test_an_unknown_field_names_those_that_the_family_takes(
+    goldens: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["doctor", "-m", f"clip:{goldens}/models/tiny-clip", "-M", "image_resolution=low"]
+    assert run_command(command) == 2
+    assert "(it takes attention, fusion, max_length, normalize, " in capsys.readouterr().err

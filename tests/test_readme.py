@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mmeb_harness.cli.main import _run
@@ -26,3 +27,17 @@ def test_the_screenful_is_what_a_bare_run_prints(capsys: pytest.CaptureFixture[s
     assert _run(["run"]) == 0
     printed = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert printed == shown[1].splitlines()
+
+
+def test_the_toy_of_the_plugin_page_passes_the_kit_that_the_page_shows() -> None:
+    from mmeb_harness.testing import check_encoder
+
+    page = README.parent / "docs/plugins.md"
+    snippet = re.search(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    assert snippet is not None
+    names: dict[str, Any] = {}
+    exec(compile(snippet[1], "plugins.md", "exec"), names)
+    check_encoder(names["Toy"]())
+    registered: list[Any] = []
+    names["register_encoders"](registered.append)
+    assert [card.name for card in registered] == ["toy"]

@@ -432,3 +432,10 @@ def test_weights_that_lack_a_tensor_are_refused(golden: Path, tmp_path: Path) ->
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(EnvironmentFault, match=r"text_model\.head\.weight"):
         mh.load_encoder(f"siglip:{tmp_path}", device="cpu").encode([mh.Item(text="a")])
+
+
+def test_each_generation_has_a_family_of_its_own(golden: Path, fixed: str) -> None:
+    with pytest.raises(UsageError, match="has the tokenizer of siglip: name it -m siglip:"):
+        mh.load_encoder(f"siglip2:{golden}")
+    with pytest.raises(UsageError, match="has the tokenizer of siglip2: name it -m siglip2:"):
+        mh.load_encoder(fixed.replace("siglip2:", "siglip:"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,7 +14,7 @@ from mmeb_harness.cli import options
 from mmeb_harness.errors import unknown_name
 from mmeb_harness.item import PLACEHOLDER, Item
 from mmeb_harness.prompt import worded
-from mmeb_harness.registry import Registry, build_registry
+from mmeb_harness.registry import Plugin, Registry, build_registry
 
 Rows = list[dict[str, Any]]
 
@@ -141,7 +142,9 @@ def _cell(value: Any) -> str:
 
 
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="A model or a task.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A model (also FAMILY:REFERENCE) or a task.")
+    ],
     as_json: options.AsJson = False,
 ) -> None:
     """Show all that is declared of a model (its card) or of a task."""
@@ -160,10 +163,7 @@ def show(
 
 def _find(registry: Registry, name: str) -> dict[str, Any]:
     if name in registry.cards:
-        owned = registry.cards[name]
-        facts: dict[str, Any] = owned.thing.model_dump(mode="json")
-        from_plugin = f"{owned.plugin.distribution} {owned.plugin.version}"
-        return {**facts, "plugin": from_plugin, "samples": _samples(owned.thing)}
+        return _card_facts(registry.cards[name].thing, registry.cards[name].plugin)
     tasks = [owned.thing for (_, task), owned in registry.tasks.items() if task == name]
     if tasks:
         task = tasks[0]
@@ -174,8 +174,22 @@ def _find(registry: Registry, name: str) -> dict[str, Any]:
             "loader": task.loader,
             **{key: value for key, value in task.facts.items() if key != "name"},
         }
+    if ":" in name or Path(name).is_dir():
+        from mmeb_harness.models import resolve_model
+
+        model = resolve_model(registry, name, {})
+        return _card_facts(model.card, model.plugin)
     known = [*registry.cards, *(task for _, task in registry.tasks)]
     raise unknown_name("model or task", name, known, "(see `list models`, `list tasks`)")
+
+
+def _card_facts(card: Card, plugin: Plugin) -> dict[str, Any]:
+    facts: dict[str, Any] = card.model_dump(mode="json")
+    return {
+        **facts,
+        "plugin": f"{plugin.distribution} {plugin.version}",
+        "samples": _samples(card),
+    }
 
 
 def _samples(card: Card) -> dict[str, str]:
