@@ -18,6 +18,8 @@ from mmeb_harness.plugins.blip2 import caption
 from PIL import Image
 from tiny import blip, blip2
 
+pytestmark = pytest.mark.thorough
+
 FAMILIES = ("blip", "blip-2", "blip-2-unprojected")
 TEXTS = (
     "a cat",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ PROMPTS = [
 ]
 
 
+@cache
 def our_cards() -> dict[str, mh.Card]:
     return {
         name: owned.thing

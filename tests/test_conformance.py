@@ -17,6 +17,8 @@ from mmeb_harness.models import Model, build_encoder
 from mmeb_harness.registry import build_registry
 from mmeb_harness.testing import check_encoder
 
+pytestmark = pytest.mark.thorough
+
 ASKED = (
     "{% if image %}<|image_pad|>{% endif %}"
     "{{ instruction if instruction and role == 'query' else 'Default.' }} {{ text }}"

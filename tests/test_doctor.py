@@ -20,6 +20,8 @@ from mmeb_harness.machine import examine_machine
 from mmeb_harness.models import Model
 from mmeb_harness.registry import build_registry
 
+pytestmark = pytest.mark.thorough
+
 QUERY = "<|image_1|> Represent the given image with the following question: What is in the image"
 IMAGE = files("mmeb_harness.plugins") / "cards"
 OTHERS = ("a dog", "two red chairs beside a window", "no")

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import mmeb_harness as mh
+import numpy as np
 import pytest
 from embeddings_server import serving
+from mmeb_harness.patient import picture
 from mmeb_harness.registry import DISTRIBUTION, build_registry
 from mmeb_harness.testing import check_encoder
-
-pytestmark = pytest.mark.thorough
 
 TINY = sorted(path.stem for path in (Path(__file__).parent / "tiny").glob("*.py"))
 SERVED = "openai"
@@ -40,6 +40,17 @@ def test_every_family_has_a_tiny_model() -> None:
     assert tiny | {SERVED} == families
 
 
+@pytest.mark.parametrize("name", ["llava_next", "phi3_v", "siglip"])
+def test_a_text_and_a_picture_have_vectors_of_their_own(name: str, tmp_path: Path) -> None:
+    """A glance at the families with goldens, for `make quick`; the rest of the file is thorough."""
+    with reference(name, tmp_path / "model") as model:
+        items = [mh.Item(text="a cat"), mh.Item(image=picture())]
+        text, image = mh.load_encoder(model, device="cpu").encode(items)
+    assert np.isfinite([text, image]).all()
+    assert np.abs(text - image).max() > 1e-3
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [*TINY, SERVED])
 def test_the_conformance_kit_passes(name: str, tmp_path: Path) -> None:
     with reference(name, tmp_path / "model") as model:
@@ -49,6 +60,7 @@ def test_the_conformance_kit_passes(name: str, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [*TINY, SERVED])
 def test_a_run_on_the_embedded_suite_scores_every_task(name: str, tmp_path: Path) -> None:
     with reference(name, tmp_path / "model") as model:

@@ -14,6 +14,8 @@ from mmeb_harness.errors import UsageError
 from mmeb_harness.plugins.vision_ops import mend_torchvision
 from PIL import Image
 
+pytestmark = pytest.mark.thorough
+
 DEFAULT = "You are a helpful assistant."
 INSTRUCTION = "Find an image that matches the given text."
 VISION = "<|vision_start|><|image_pad|><|vision_end|>"

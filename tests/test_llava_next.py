@@ -25,6 +25,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import llava_next as tiny
 
+pytestmark = pytest.mark.thorough
+
 LOW: dict[str, Any] = {"image_resolution": "low", "max_length": 256}
 DEFAULT: dict[str, Any] = {"image_resolution": "default", "max_length": 1024}
 RUNS = [pytest.param("low", LOW, id="low"), pytest.param("default", DEFAULT, id="default")]

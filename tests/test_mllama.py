@@ -20,9 +20,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import mllama as tiny
 
-pytestmark = pytest.mark.filterwarnings(  # transformers before 5.20 warns of itself
-    "ignore:.hidden_state. is deprecated:FutureWarning"
-)
+pytestmark = [
+    pytest.mark.thorough,
+    pytest.mark.filterwarnings(  # transformers before 5.20 warns of itself
+        "ignore:.hidden_state. is deprecated:FutureWarning"
+    ),
+]
 
 IMAGE, BEGIN = tiny.IMAGE, tiny.BEGIN
 VISION_TOKENS = 4 * 5

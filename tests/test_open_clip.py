@@ -27,6 +27,8 @@ from tiny import open_clip as tiny
 from tiny import uniir
 from tiny_parts import drawn, wordpieces
 
+pytestmark = pytest.mark.thorough
+
 TEXTS = ("a cat", "Two dogs, on a RED sofa!", "in the rain " * 40 + "a boat")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 KINDS = ("clip", "quickgelu", "resnet", "eva", "vitamin", "siglip", "clipa", "coca", "hf_text")

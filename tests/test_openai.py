@@ -44,6 +44,8 @@ from mmeb_harness.subject import subject_from_object
 from mmeb_harness.testing import check_encoder
 from PIL import Image
 
+pytestmark = pytest.mark.thorough
+
 KEY = "sk-a-secret"
 UNWELL = ["drop", "reset", "cut", "half", "page", "short", "twice", "extra", "empty", "text"]
 

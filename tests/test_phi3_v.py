@@ -29,6 +29,8 @@ from mmeb_harness.plugins.vision_ops import mend_torchvision
 from PIL import Image
 from safetensors.torch import load_file
 
+pytestmark = pytest.mark.thorough
+
 CROPS_4: dict[str, Any] = {"num_crops": 4, "max_length": 256}
 SUBSETS = ("ImageNet-1K", "OK-VQA", "MSCOCO_t2i")
 PLACEHOLDER = "<|image_1|>"

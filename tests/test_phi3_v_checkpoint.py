@@ -17,6 +17,8 @@ from mmeb_harness.plugins.phi3_v_checkpoint import rope_parameters, text_config,
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+pytestmark = pytest.mark.thorough
+
 PLACE = "model.vision_embed_tokens."
 TOWER = f"{PLACE}img_processor.vision_model."
 EMBEDDING, ALIAS, HEAD = "model.embed_tokens.weight", f"{PLACE}wte.weight", "lm_head.weight"

@@ -21,6 +21,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import qwen3_vl as tiny
 
+pytestmark = pytest.mark.thorough
+
 DEFAULT = "Represent the user's input."
 QUESTION = "Represent the given image with the following question:"
 VISION = "<|vision_start|><|image_pad|><|vision_end|>"

@@ -75,6 +75,7 @@ def installed_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
+@pytest.mark.thorough
 def test_an_installed_plugin_is_listed_with_its_distribution(installed_toy: Path) -> None:
     done = command("list", "models", "--json", path=installed_toy)
     assert done.returncode == 0, done.stderr
@@ -83,6 +84,7 @@ def test_an_installed_plugin_is_listed_with_its_distribution(installed_toy: Path
     assert "random" in rows
 
 
+@pytest.mark.thorough
 def test_an_installed_plugins_encoder_is_scored_recorded_and_kept(
     installed_toy: Path, make_task_folder: MakeFolder, tmp_path: Path
 ) -> None:
@@ -194,6 +196,7 @@ def test_a_broken_plugin_is_marked_with_its_reason_and_takes_nothing_else_down(
     assert len(registry.suites()["mmeb"]) == 36
 
 
+@pytest.mark.thorough
 def test_broken_plugins_are_listed_and_other_commands_work(
     site: Path, install_plugin: Install, make_task_folder: MakeFolder, tmp_path: Path
 ) -> None:

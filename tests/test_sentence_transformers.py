@@ -26,6 +26,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import sentence_transformers as tiny
 
+pytestmark = pytest.mark.thorough
+
 PLACEHOLDER = "<|image_1|>"
 INSTRUCTION = "Represent the given image with the following question:"
 

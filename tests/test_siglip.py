@@ -19,6 +19,8 @@ from mmeb_harness.plugins import built_in_cards
 from PIL import Image
 from tiny import siglip2
 
+pytestmark = pytest.mark.thorough
+
 SUBSETS = ("ImageNet-1K", "OK-VQA", "MSCOCO_t2i", "CIRR", "RefCOCO")
 IMAGE_TOKENS, LENGTH = 49, 64
 FIXED = {"text_padding": "max_length"}

@@ -20,6 +20,8 @@ from mmeb_harness.errors import EnvironmentFault, UsageError
 from PIL import Image
 from tiny import align, altclip, chinese_clip, flava, metaclip_2
 
+pytestmark = pytest.mark.thorough
+
 
 @dataclass(frozen=True)
 class Family:
