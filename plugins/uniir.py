@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmeb_harness.card import CARD_FILE
 from mmeb_harness.errors import EnvironmentFault, UsageError
 from mmeb_harness.hub import fetch_model
 from mmeb_harness.image import load_image, to_rgb
@@ -59,6 +60,11 @@ class UniirClipSF(OpenClip):
     def find_source(self, reference: str, revision: str | None) -> Source:
         path = Path(reference).expanduser()
         if (path / CONFIG_FILE).is_file():
+            if not (path / CARD_FILE).is_file():
+                raise UsageError(
+                    f"{reference} is a model of open_clip's, and nothing says that it is UniIR's: "
+                    f"name it -m open-clip:{reference}"
+                )
             return folder_source(path)
         config = library().get_model_config(NAME)
         place, repository = path, None

@@ -780,3 +780,12 @@ def test_a_folder_with_no_checkpoint_or_several_is_refused(tmp_path: Path) -> No
             with pytest.raises(UsageError, match=f"holds {count} checkpoints"):
                 mh.load_encoder(f"uniir-clip-sf:{tmp_path}", device="cpu")
         (tmp_path / name).write_bytes(b"")
+
+
+def test_a_folder_of_open_clips_is_uniirs_only_by_its_card(clip_sf: Any, tmp_path: Path) -> None:
+    clip_sf.save(tmp_path / "saved")
+    again = mh.load_encoder(f"uniir-clip-sf:{tmp_path / 'saved'}", device="cpu", prompt="stored")
+    assert_close(again.encode(items()[:2]), clip_sf.encode(items()[:2]), 1e-6)
+    (tmp_path / "saved/card.json").unlink()
+    with pytest.raises(UsageError, match="name it -m open-clip:"):
+        mh.load_encoder(f"uniir-clip-sf:{tmp_path / 'saved'}")
