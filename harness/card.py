@@ -130,6 +130,8 @@ class Card(BaseModel):
             if key not in allowed:
                 takes = f"(it takes {', '.join(sorted(allowed))})"
                 raise unknown_name(f"-M field for {self.name}", key, allowed, takes)
+        if options.get("adapter") is not None:  # the pinned commit is of another one
+            options = {"adapter_revision": None, **options}
         if options.get("template") is not None:
             options = {"prompt": "template", **options}
         try:

@@ -30,6 +30,9 @@ PROBE_TOLERANCE = 0.01
 SHORT = 3
 """Tokens that hold no image and hardly a text."""
 
+WORDS = 16
+"""Tokens of words around an image, at most; what more is cut were image tokens."""
+
 PROBE_IMAGES = "cards"
 """The folder, beside the module of a card's factory, that holds the images of its probes."""
 
@@ -121,9 +124,10 @@ def _image_tokens(load: Loader, patient: Patient) -> Finding:
         short = load(max_length=SHORT).encoder  # its weights are never loaded
     except UsageError as error:
         return Finding(check=check, status="skipped", detail=str(error))
-    size = short.size(short.render(patient.kinds["image"]))
-    if size <= SHORT:
-        detail = f"with max_length={SHORT} an image takes {size} tokens: they are truncated"
+    item = patient.kinds["image"]
+    size, whole = (one.size(one.render(item)) for one in (short, patient.encoder))
+    if size <= SHORT and whole - size > WORDS:
+        detail = f"with max_length={SHORT} an image takes {size} tokens of {whole}: truncated"
         return Finding(check=check, status="failed", detail=detail)
     first, last = effects_of_rows(replace(patient, half=short), None)
     if last < LEAST_SHARE * first:

@@ -7,6 +7,7 @@ shown, compared with what a model's authors publish, and keyed, without loading 
 from __future__ import annotations
 
 import unicodedata
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -52,10 +53,12 @@ def check_wording(card: Card) -> None:
     Raises:
         UsageError: where items cannot be worded.
     """
-    if card.prompt == "template":
-        for role in ("query", "candidate", None):
-            worded(Item(text="a", instruction="a", image=b"", role=role), card)
-            worded(Item(text="a", role=role), card)
+    if card.prompt != "template" or (card.template is None and "template" not in card.options):
+        return  # or it is an encoder's own business
+    for role in ("query", "candidate"):
+        for image in (b"", None):
+            with suppress(ItemError):  # a template may ask of a text what the sample has not
+                worded(Item(text="Find: a", instruction="Find:", image=image, role=role), card)
 
 
 def _is_unicode(text: str) -> bool:
@@ -96,7 +99,11 @@ def _from_template(item: Item, card: Card) -> str:
             role=item.role,
         )
     except TemplateError as error:
+        if "object has no" in str(error):  # of a value that only this item lacks
+            raise ItemError(f"the template fails on it: {error}") from None
         raise UsageError(f"the template of {card.name} cannot be filled: {error}") from None
+    except Exception as error:  # a template is a small program
+        raise ItemError(f"the template fails on it: {type(error).__name__}: {error}") from None
     return filled
 
 

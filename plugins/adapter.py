@@ -35,7 +35,7 @@ def bind_adapter(model: torch.nn.Module, folder: Path, rules: Sequence[KeyRule])
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     stored = _read_tensors(folder)
-    config = _mapped_config(folder, _read_config(folder), _module_names(stored, rules))
+    config = _mapped_config(folder, _read_config(folder), _module_names(stored, rules), model)
     tensors = _mapped_tensors(folder, stored, rules)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's warnings are checked for below, as errors
@@ -99,7 +99,8 @@ def _read_config(folder: Path) -> Any:
     if unknown:
         raise AdapterMismatch(
             f"the adapter in {folder} ({written.get('peft_type')}) says what this peft does not "
-            f"understand: {', '.join(unknown[:4])}. It may come from a newer peft"
+            f"understand: {', '.join(unknown[:4])}. It may come from a newer peft; a field that "
+            "changes nothing can be taken out"
         )
     config.inference_mode = False
     config.task_type = None  # a task's wrapper would ask for methods of a head that is not here
@@ -130,32 +131,64 @@ def _module_names(stored: Iterable[str], rules: Sequence[KeyRule]) -> dict[str, 
     return {name: _mapped(name, rules).removeprefix(PREFIX) for name in sorted(old)}
 
 
-def _mapped_config(folder: Path, config: Any, names: Mapping[str, str]) -> Any:
-    """Put today's names for the file's into what the configuration says of single modules.
+def _mapped_config(
+    folder: Path, config: Any, names: Mapping[str, str], model: torch.nn.Module
+) -> Any:
+    """Put today's names where the configuration names single modules in an older layout.
 
-    Short names (`q_proj`) are left to match whatever ends in them, as when the adapter was made.
+    What matches a module of today's is left as it is, used or not, as peft takes it.
     """
+    modules = [name for name, _ in model.named_modules()]
     for field in ("alpha_pattern", "rank_pattern"):
-        patterns = getattr(config, field, None) or {}
         placed: dict[str, Any] = {}
-        for pattern, value in patterns.items():
-            chosen = [new for old, new in names.items() if _names_module(pattern, old)]
-            if not chosen:
+        for pattern, value in (getattr(config, field, None) or {}).items():
+            for one in _placed_patterns(pattern, names, modules):
+                placed.setdefault(one, value)  # the first pattern that matches counts
+            if not _placed_patterns(pattern, names, modules):
                 raise AdapterMismatch(
                     f"the adapter in {folder} does not fit the model: its {field} names "
-                    f"{pattern!r}, which is none of its modules"
+                    f"{pattern!r}, which is no module"
                 )
-            placed = {**{re.escape(new): value for new in chosen}, **placed}
         if placed:
             setattr(config, field, placed)
-    targets = getattr(config, "target_modules", None) or ()
-    if isinstance(targets, str) or any("." in target for target in targets):
-        config.target_modules = sorted(names.values())
+    if names and not _targets_any(config, modules):
+        config.target_modules = _complete(folder, sorted(names.values()), modules)
     return config
+
+
+def _placed_patterns(
+    pattern: str, names: Mapping[str, str], modules: Sequence[str]
+) -> Sequence[str]:
+    if any(_names_module(pattern, name) for name in modules):
+        return [pattern]
+    return [re.escape(new) for old, new in names.items() if _names_module(pattern, old)]
 
 
 def _names_module(pattern: str, name: str) -> bool:
     return re.match(rf"(.*\.)?({pattern})$", name) is not None
+
+
+def _targets_any(config: Any, modules: Sequence[str]) -> bool:
+    """Whether the configuration's targets name any of today's modules, as peft reads them."""
+    targets = getattr(config, "target_modules", None)
+    if not targets or targets == "all-linear":
+        return True  # peft finds them, or has another way
+    if isinstance(targets, str):
+        return any(re.fullmatch(targets, name) for name in modules)
+    return any(
+        name == target or name.endswith(f".{target}") for name in modules for target in targets
+    )
+
+
+def _complete(folder: Path, found: Sequence[str], modules: Sequence[str]) -> list[str]:
+    """Return the modules of the file, which must be there for every layer of the model."""
+    kinds = {re.sub(r"\d+", r"\\d+", re.escape(name)) for name in found}
+    wanted = {name for name in modules for kind in kinds if re.fullmatch(kind, name)}
+    if lacking := sorted(wanted - set(found)):
+        raise AdapterMismatch(
+            f"the adapter in {folder} does not fit the model: it lacks {_named(lacking)}"
+        )
+    return list(found)
 
 
 def _mapped_tensors(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from mmeb_harness.card import Card
 from mmeb_harness.encoder import PlannedEncoder, Vectors
-from mmeb_harness.errors import EncoderFailed, ItemError, UsageError, unknown_name
+from mmeb_harness.errors import EncoderFailed, EnvironmentFault, ItemError, UsageError, unknown_name
 from mmeb_harness.item import PLACEHOLDER, Item, Rendered
 from mmeb_harness.plugins.at_once import call_at_once
 from mmeb_harness.plugins.data_url import data_url
@@ -176,7 +176,12 @@ class Served(PlannedEncoder):
 
 def _model(endpoint: Endpoint, named: str | None) -> str:
     """Return the model to ask for: the one that is named, or the only one that is served."""
-    served = endpoint.models()
+    try:
+        served = endpoint.models()
+    except EnvironmentFault:
+        if named is None or not endpoint.reached:
+            raise
+        return named  # a server may close its listing and answer all the same
     if named is not None:
         if served and named not in served:
             raise unknown_name(f"model at {endpoint.url}", named, served)

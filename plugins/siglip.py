@@ -30,6 +30,12 @@ NATIVE = "siglip2"
 resolution are of type `siglip`."""
 
 
+TOKENIZERS = {
+    "SiglipTokenizer": "siglip", "GemmaTokenizer": "siglip2", "Siglip2Tokenizer": "siglip2"
+}  # fmt: skip
+"""Which family a tokenizer belongs to; others tell nothing."""
+
+
 class Siglip(TransformersTwoTower):
     """An encoder over the two towers of SigLIP or SigLIP 2."""
 
@@ -48,9 +54,9 @@ class Siglip(TransformersTwoTower):
             settings = json.loads((self.base_folder / "tokenizer_config.json").read_text())
         except (OSError, ValueError):
             return  # reading the tokenizer says what is wrong with it
-        found = "siglip" if settings.get("tokenizer_class") == "SiglipTokenizer" else "siglip2"
+        found = TOKENIZERS.get(str(settings.get("tokenizer_class")).removesuffix("Fast"))
         family = self.card.family or self.card.name
-        if family in ("siglip", "siglip2") and found != family:
+        if found is not None and family in TOKENIZERS.values() and found != family:
             raise UsageError(
                 f"{self.base} has the tokenizer of {found}: name it -m {found}:{self.base}"
             )

@@ -29,7 +29,7 @@ BROKEN = [
     ("PoolsPadding", {}, "padding", "the wrong side"),
     ("ForgetsAdapter", {"adapter": "tiny-qwen2vl-dora-init-randB"}, "adapter effect", "not bound"),
     ("CutsImages", {}, "whole image", "image tokens are truncated"),
-    ("CutsAtMaxLength", {}, "image tokens", "an image takes 3 tokens"),
+    ("CutsAtMaxLength", {}, "image tokens", "an image takes 3 tokens of"),
     ("CutsImagesForText", {}, "whole image", "beside a long text"),
     ("NotNormalised", {}, "normalised", "the card says normalised, but"),
     ("SecretlyNormalised", {"normalize": False}, "normalised", "the card says unnormalised, but"),

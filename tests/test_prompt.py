@@ -89,4 +89,18 @@ def test_a_template_given_is_a_template_used() -> None:
 )
 def test_a_template_is_tried_before_any_item(template: str | None) -> None:
     with pytest.raises(UsageError):
-        check_wording(card(prompt="template", template=template))
+        check_wording(card(prompt="template", template=template, options=("template",)))
+
+
+def test_a_template_may_ask_of_a_text_what_only_some_texts_have() -> None:
+    form = card(prompt="template", template="{{ role.upper() }} {{ text.split(': ')[1] }}")
+    check_wording(form)
+    assert worded(mh.Item(text="a: b", role="query"), form) == "QUERY b"
+    with pytest.raises(ItemError, match="fails on it"):
+        worded(mh.Item(text="a", role="query"), card(prompt="template", template="{{ 1 / 0 }}"))
+
+
+def test_a_strangers_words_are_its_own_business() -> None:
+    check_wording(card(prompt="template"))
+    with pytest.raises(UsageError, match="has no template"):
+        check_wording(card(prompt="template", options=("base", "template")))

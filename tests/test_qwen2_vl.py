@@ -775,13 +775,43 @@ def test_patterns_and_full_names_in_the_older_layout_mean_the_same_modules(
     assert_close(vectors("old", str, alpha_pattern={old: 512}), wanted, 1e-6)
     regular = {r"model\.layers\.0\.self_attn\.q_proj": 512}
     assert_close(vectors("regular", str, alpha_pattern=regular), wanted, 1e-6)
-    with pytest.raises(AdapterMismatch, match=r"alpha_pattern names 'layers.7.q_proj'"):
+    with pytest.raises(AdapterMismatch, match=r"alpha_pattern names 'layers.7.q_proj', which is"):
         vectors("nothing", str, alpha_pattern={"layers.7.q_proj": 512})
+    unused = vectors("unused", modern, alpha_pattern={new: 512, "gate_proj": 2})
+    assert_close(unused, wanted, 1e-6)  # a module of the model, though no target: as peft has it
+    first = vectors("first", str, alpha_pattern={old: 512, r"model\.layers\.0\..*": 64})
+    assert_close(first, wanted, 1e-6)
     pattern = r"model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|down)_proj"
     assert_close(vectors("pattern", str, target_modules=pattern), plain, 1e-6)
     stored = load_file(goldens / "models" / RANDOM_ADAPTER / "adapter_model.safetensors")
     full = sorted({key.removeprefix("base_model.model.").partition(".lora_")[0] for key in stored})
     assert_close(vectors("full", str, target_modules=full), plain, 1e-6)
+
+
+@pytest.mark.parametrize("layout", ["old", "new"])
+def test_a_truncated_adapter_is_refused_though_its_targets_are_a_pattern(
+    layout: str, own_qwen: Callable[..., Any], goldens: Path, tmp_path: Path
+) -> None:
+    def cut(tensors: dict[str, torch.Tensor]) -> None:
+        kept = {key: value for key, value in tensors.items() if "layers.1." not in key}
+        tensors.clear()
+        tensors.update({modern(key) if layout == "new" else key: kept[key] for key in kept})
+
+    root = {"old": "model", "new": "language_model"}[layout]
+    pattern = rf"{root}\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|down)_proj"
+    adapter = changed_adapter(goldens, tmp_path / "a", cut, target_modules=pattern)
+    with pytest.raises(AdapterMismatch, match="it lacks"):
+        own_qwen(**LOW, adapter=adapter).encode(mixed_items())
+
+
+def test_an_adapter_of_ones_own_drops_the_pinned_commit_of_the_cards() -> None:
+    card = mh.Card(
+        name="x", factory="x:X", adapter="a/b", adapter_revision="c0ffee",
+        options=("base", "adapter", "adapter_revision"),
+    )  # fmt: skip
+    assert card.with_options({"adapter": "./mine"}).adapter_revision is None
+    assert card.with_options({"adapter": "c/d", "adapter_revision": "e"}).adapter_revision == "e"
+    assert card.with_options({}).adapter_revision == "c0ffee"
 
 
 def test_an_adapter_that_is_no_lora_is_refused_by_its_folder(
