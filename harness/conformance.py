@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -121,13 +122,19 @@ def _tells_apart(patient: Patient) -> str:
                 ("text", Item(text=item.text.replace("cat", "bridge") + " no", image=item.image))
             )
         if item.image is not None:
-            others.append(("image", Item(text=item.text, image=picture(110, item.image.size))))  # type: ignore[union-attr]  # ours are PIL images
+            others.append(("image", replace(item, image=_other_picture(item))))
         for side, other in others:
             moved = patient.apart(patient.encode([item]), patient.encode([other]))
             if moved <= patient.sensible:
                 raise _Fault(f"another {side} changes nothing of an item of {kind} ({moved:.1e})")
             seen.append(moved)
     return f"the least change is {min(seen):.1e}"
+
+
+def _other_picture(item: Item) -> Any:
+    """Return another picture of the size that a sample's has."""
+    image: Any = item.image
+    return picture(110, image.size)
 
 
 def _repeatable(patient: Patient) -> str:
@@ -143,9 +150,7 @@ def _neighbours(patient: Patient) -> str:
     worst = 0.0
     for kind, item in patient.kinds.items():
         alone = patient.encode([item])
-        other = Item(text=item.text, image=item.image and picture(110, item.image.size))  # type: ignore[union-attr]  # ours are PIL images
-        if item.image is None:
-            other = Item(text="a dog")
+        other = replace(item, image=_other_picture(item)) if item.image else Item(text="a dog")
         for batch, row in (([item, other, other], 0), ([other, item], 1)):
             together = patient.encode(batch)
             if len(together) != len(batch):
@@ -189,20 +194,17 @@ def _padding_sides(encoder: PlannedEncoder) -> tuple[str | None, ...]:
     return ("left", "right") if hasattr(encoder, "padding_side") else (None,)
 
 
-class _padded_on:  # noqa: N801  # a context manager, used as a function
-    """Pad on one side for a while."""
-
-    def __init__(self, encoder: Any, side: str | None) -> None:
-        self.encoder, self.side = encoder, side
-
-    def __enter__(self) -> None:
-        if self.side is not None:
-            self.before = self.encoder.padding_side
-            self.encoder.padding_side = self.side
-
-    def __exit__(self, *_: object) -> None:
-        if self.side is not None:
-            self.encoder.padding_side = self.before
+@contextmanager
+def _padded_on(encoder: Any, side: str | None) -> Iterator[None]:
+    """Pad on one side for a while, where the encoder lets us."""
+    if side is None:
+        yield
+        return
+    before, encoder.padding_side = encoder.padding_side, side
+    try:
+        yield
+    finally:
+        encoder.padding_side = before
 
 
 def _whole_image(patient: Patient) -> str:

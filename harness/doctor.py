@@ -18,7 +18,7 @@ from mmeb_harness.card import Card, Probe
 from mmeb_harness.conformance import LEAST_SHARE, effects_of_rows, examine
 from mmeb_harness.encoder import Vectors
 from mmeb_harness.errors import HarnessError, UsageError
-from mmeb_harness.item import Item
+from mmeb_harness.item import Item, Role
 from mmeb_harness.keys import installed_version
 from mmeb_harness.models import Model, build_encoder, unproven
 from mmeb_harness.patient import Finding, Patient
@@ -244,9 +244,9 @@ def _outcome(patient: Patient, probe: Probe) -> _Outcome:
 
 def _similarities(patient: Patient, probe: Probe) -> dict[str, float]:
     """Return the cosine of the probe's text and image with each of its others."""
-    own_role = "query" if probe.others_role == "candidate" else "candidate"
+    own_role: Role = "query" if probe.others_role == "candidate" else "candidate"
     with _probe_image(patient.card, probe) as image:
-        item = Item(text=probe.text, image=image, role=own_role)  # type: ignore[arg-type]  # one of the two
+        item = Item(text=probe.text, image=image, role=own_role)
         own = patient.encode([item])[0]
     found = {}
     for text in probe.others:

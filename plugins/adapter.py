@@ -142,9 +142,10 @@ def _mapped_config(
     for field in ("alpha_pattern", "rank_pattern"):
         placed: dict[str, Any] = {}
         for pattern, value in (getattr(config, field, None) or {}).items():
-            for one in _placed_patterns(pattern, names, modules):
+            chosen = _placed_patterns(pattern, names, modules)
+            for one in chosen:
                 placed.setdefault(one, value)  # the first pattern that matches counts
-            if not _placed_patterns(pattern, names, modules):
+            if not chosen:
                 raise AdapterMismatch(
                     f"the adapter in {folder} does not fit the model: its {field} names "
                     f"{pattern!r}, which is no module"

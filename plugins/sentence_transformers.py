@@ -199,7 +199,7 @@ class SentenceTransformers(LazyWeights):
         return size if side is None else (side, side)
 
     def prepare(self, rendered: Sequence[Rendered]) -> Parts:
-        groups: dict[Hashable, list[tuple[int, Mapping[str, Any]]]] = {}
+        groups: dict[tuple[str, Hashable], list[tuple[int, Mapping[str, Any]]]] = {}
         for row, one in enumerate(rendered):
             task, prompt = one.settings
             for place, given in enumerate(self._inputs(one)):
@@ -210,9 +210,9 @@ class SentenceTransformers(LazyWeights):
             Part(
                 rows=[row for row, _ in members],
                 features=_joined([features for _, features in members]),
-                task=key[0],  # type: ignore[index]  # a pair, see above
+                task=task,
             )
-            for key, members in groups.items()
+            for (task, _), members in groups.items()
         ]
         return Parts(items=len(rendered), parts=parts)
 
