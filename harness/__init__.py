@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mmeb_harness.api import evaluate, load_encoder
+    from mmeb_harness.api import evaluate, load_encoder, train
     from mmeb_harness.card import Card, Probe
     from mmeb_harness.encoder import Encoder, PlannedEncoder, TrainableEncoder
     from mmeb_harness.errors import HarnessError
@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from mmeb_harness.result import Run, RunRecord, TaskResult
     from mmeb_harness.task import DataLocation, Pair, Task
     from mmeb_harness.taskdata import TaskData
-    from mmeb_harness.trainer import Trainer
+    from mmeb_harness.trainconfig import TrainConfig
+    from mmeb_harness.trainer import Subset, Trained, Trainer, TrainingProgress
 
 _HOMES = {
-    "evaluate": "api", "load_encoder": "api",
+    "evaluate": "api", "load_encoder": "api", "train": "api",
     "Card": "card", "Probe": "card",
     "Encoder": "encoder", "PlannedEncoder": "encoder", "TrainableEncoder": "encoder",
     "HarnessError": "errors",
@@ -34,13 +35,15 @@ _HOMES = {
     "Run": "result", "RunRecord": "result", "TaskResult": "result",
     "DataLocation": "task", "Pair": "task", "Task": "task",
     "TaskData": "taskdata",
-    "Trainer": "trainer",
+    "TrainConfig": "trainconfig",
+    "Subset": "trainer", "Trained": "trainer", "Trainer": "trainer", "TrainingProgress": "trainer",
 }  # fmt: skip
 
 __all__ = [
     "Card", "DataLocation", "Encoder", "HarnessError", "Item", "Pair", "PlannedEncoder", "Probe",
-    "Rendered", "ReportOptions", "Reporter", "Run", "RunRecord", "Task", "TaskData", "TaskResult",
-    "TrainableEncoder", "Trainer", "evaluate", "hookimpl", "load_encoder",
+    "Rendered", "ReportOptions", "Reporter", "Run", "RunRecord", "Subset", "Task", "TaskData",
+    "TaskResult", "TrainConfig", "TrainableEncoder", "Trained", "Trainer", "TrainingProgress",
+    "evaluate", "hookimpl", "load_encoder", "train",
 ]  # fmt: skip
 
 

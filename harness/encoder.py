@@ -94,16 +94,39 @@ class PlannedEncoder(ABC):
 
 
 class TrainableEncoder(PlannedEncoder):
-    """Level 3: a planned encoder with a module to train and a folder to save to."""
+    """Level 3: a planned encoder with a module to train and a folder to save to.
+
+    What a trainer may ask beyond `module` and `save` has a default that is always right.
+    """
+
+    adapter_targets: Sequence[str] = (".*",)
+    """Patterns of the modules that an adapter goes on, where the user names none."""
+
+    adapter_is_open = False
+    """Whether the model's own adapter stays an adapter, to be trained on, instead of being merged
+    into the weights. Set before `module` is first used."""
 
     @property
     @abstractmethod
     def module(self) -> torch.nn.Module:
         """The module whose parameters decide the vectors; loaded at first use."""
 
+    @property
+    def trunk(self) -> torch.nn.Module | None:
+        """The part that every item goes through by its own forward, if there is one: its layers
+        may be dealt out to several processes."""
+        return None
+
+    def settled(self, batch: Batch) -> Batch:
+        """Return the batch with everything computed that no parameter under training decides, so
+        that `forward` may be called on it twice and computes that part not at all."""
+        return batch
+
     @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write weights or adapter, whatever else loading needs, and the card, into `folder`."""
+    def save(self, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Write weights or adapter, whatever else loading needs, and the card, into `folder`.
+
+        `state` holds the module's values by name where they lie on several processes."""
 
 
 DIRECT_BATCH_TOKENS = 2048
