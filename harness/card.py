@@ -152,11 +152,15 @@ def _first_problem(error: ValidationError) -> str:
     return f"-M {field}={problem['input']}: {problem['msg']}"
 
 
-def write_card(card: Card, folder: Path) -> None:
-    """Leave a card in a folder of weights: what it says of published ones is not said of these."""
+def write_card(card: Card, folder: Path, *, adapter_of: str | None = None) -> None:
+    """Leave a card in a folder of weights, or of an adapter: what it says of published ones is not
+    said of these."""
     own = {"name": folder.name, "base": ".", "verified": "no", "probes": (), "published": {}}
-    published = ("revision", "adapter", "adapter_revision", "published_as")
-    saved = card.model_copy(update={**own, **dict.fromkeys(published)})
+    published = ["revision", "adapter", "adapter_revision", "published_as"]
+    if adapter_of is not None:
+        own |= {"base": adapter_of, "adapter": "."}
+        published = ["adapter_revision", "published_as"]
+    saved = card.model_copy(update={**dict.fromkeys(published), **own})
     (folder / CARD_FILE).write_text(saved.model_dump_json(indent=1))
 
 

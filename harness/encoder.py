@@ -99,8 +99,9 @@ class TrainableEncoder(PlannedEncoder):
     What a trainer may ask beyond `module` and `save` has a default that is always right.
     """
 
-    adapter_targets: Sequence[str] = (".*",)
-    """Patterns of the modules that an adapter goes on, where the user names none."""
+    adapter_targets: Sequence[str] = ()
+    """Patterns of the modules that an adapter goes on where the user names none; none if `save`
+    cannot write an adapter."""
 
     adapter_is_open = False
     """Whether the model's own adapter stays an adapter, to be trained on, instead of being merged

@@ -48,7 +48,7 @@ class DataSection(Section):
     subsets: str | tuple[str, ...] = "all"
     split: str = "original"
     image_dir: Path | None = None
-    cap: int | None = Field(None, ge=1)
+    cap: int | None = Field(default=None, ge=1)
     sample: Literal["first", "random"] = "first"
     weights: Mapping[str, float] = {}
     missing_images: Literal["error", "skip"] = "error"
@@ -68,7 +68,7 @@ class EvaluationSection(Section):
     tasks: str | tuple[str, ...] = "all"
     data_dir: Path | None = None
     image_dir: Path | None = None
-    limit: int | None = Field(None, ge=1)
+    limit: int | None = Field(default=None, ge=1)
 
 
 class TrainConfig(Section):
@@ -121,7 +121,7 @@ def with_changes(given: Mapping[str, Any], changes: Sequence[str]) -> dict[str, 
     """
     import yaml
 
-    changed = _copied(given)
+    changed: dict[str, Any] = _copied(given)
     for word in changes:
         path, equals, text = word.partition("=")
         *sections, key = path.split(".")

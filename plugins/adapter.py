@@ -76,6 +76,31 @@ def merge_adapter(bound: Any) -> torch.nn.Module:
     return merged
 
 
+def carries_adapter(module: torch.nn.Module) -> bool:
+    """Tell whether some layer of a module has an adapter on it that is not merged in."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return any(isinstance(one, BaseTunerLayer) for one in module.modules())
+
+
+def save_adapter(
+    module: torch.nn.Module, folder: Path, base: str, state: Mapping[str, torch.Tensor] | None
+) -> None:
+    """Write the adapter that a module carries in peft's layout; `state`: as encoders' `save`."""
+    from copy import copy
+
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    carrier: Any = module
+    tensors = get_peft_model_state_dict(carrier, state_dict=state)
+    plain = {PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = copy(carrier.peft_config["default"])
+    config.base_model_name_or_path, config.inference_mode = base, True
+    config.save_pretrained(str(folder))
+
+
 SILENT = ("peft_version",)
 """Fields of an adapter's configuration that decide nothing."""
 

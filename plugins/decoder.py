@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from mmeb_harness.errors import ItemError
 from mmeb_harness.image import image_size, load_image, resize_square, square_side, to_rgb
 from mmeb_harness.item import ImageSource, Item, Rendered
 from mmeb_harness.plugins.pretrained import Pretrained
+from mmeb_harness.plugins.weights import wide
 from mmeb_harness.prompt import worded
 
 if TYPE_CHECKING:
@@ -29,15 +30,23 @@ IMAGE = -1
 """Stands among token ids for a place that gets an image feature, which no text can ask for."""
 
 
+Seen = Any
+"""What a vision tower makes of some images: the (T, D) features, or a tuple that begins so."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecoderBatch:
-    """A prepared batch, padded on one side; `images` is what the image processor gave, if any."""
+    """A prepared batch, padded on one side; `images` is what the image processor gave, if any.
+
+    `seen` is what the vision tower made of them, where that is computed already.
+    """
 
     ids_BL: torch.Tensor
     mask_BL: torch.Tensor
     is_image_BL: torch.Tensor
     images: Mapping[str, torch.Tensor] | None
     left: bool
+    seen: Seen | None = None
 
 
 class Decoder(Pretrained):
@@ -47,6 +56,7 @@ class Decoder(Pretrained):
     """
 
     padding_side = "right"
+    adapter_targets = ("language_model",)
 
     # -- what a family says --------------------------------------------------------------------
 
@@ -161,7 +171,7 @@ class Decoder(Pretrained):
         mask_BL = batch.mask_BL.to(self.device)
         last_B = mask_BL.shape[1] - 1 - mask_BL.flip(1).argmax(1)
         rows_B = torch.arange(len(last_B), device=last_B.device)
-        vectors_BD = hidden_BLD[rows_B, last_B].float()
+        vectors_BD = wide(hidden_BLD[rows_B, last_B])
         return normalize(vectors_BD, dim=-1) if self.card.normalize else vectors_BD
 
     def hidden_states(self, batch: DecoderBatch) -> torch.Tensor:
@@ -188,9 +198,30 @@ class Decoder(Pretrained):
         embedded_BLD: torch.Tensor = module.get_input_embeddings()(batch.ids_BL.to(self.device))
         if batch.images is None:
             return embedded_BLD
-        features_TD = self.features(self.on_device(batch.images)).to(embedded_BLD.dtype)
+        seen = self.seen(batch)
+        features_TD = seen[0] if isinstance(seen, list | tuple) else seen
         places_BL1 = batch.is_image_BL.to(self.device).unsqueeze(-1)
-        return embedded_BLD.masked_scatter(places_BL1, features_TD)
+        return embedded_BLD.masked_scatter(places_BL1, features_TD.to(embedded_BLD.dtype))
+
+    def see(self, images: Mapping[str, torch.Tensor]) -> Seen:
+        """Run the vision tower on what the model takes of some images, on its device."""
+        return self.features(images)
+
+    def seen(self, batch: DecoderBatch) -> Seen:
+        """Return what the vision tower makes of a batch's images, if that is not there already."""
+        if batch.seen is not None:
+            return moved(batch.seen, self.device)
+        return self.see(self.on_device(batch.images or {}))
+
+    def settled(self, batch: DecoderBatch) -> DecoderBatch:
+        """Run the vision tower, if it is not under training, and let its pixels go."""
+        if batch.images is None or batch.seen is not None:
+            return batch
+        seen = self.settled_part("vision", partial(self.seen, batch))
+        if seen is None:
+            return batch
+        sizes = {k: v for k, v in batch.images.items() if not v.is_floating_point()}
+        return replace(batch, images=sizes, seen=moved(seen, "cpu"))
 
     def on_device(self, images: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Move what the model takes of the images to its device."""
@@ -205,3 +236,10 @@ class Decoder(Pretrained):
         else:
             positions_BL = torch.arange(batch.ids_BL.shape[1]).expand_as(batch.ids_BL)
         return positions_BL.to(self.device)
+
+
+def moved(seen: Seen, device: str) -> Seen:
+    """Return what a vision tower gave on another device."""
+    if isinstance(seen, list | tuple):
+        return [moved(one, device) for one in seen]
+    return seen.to(device)

@@ -90,6 +90,9 @@ class Mllama(Decoder):
     def features(self, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
         raise NotImplementedError("the decoder attends to an image's features by itself")
 
+    def settled(self, batch: DecoderBatch) -> DecoderBatch:
+        return batch
+
     def hidden_states(self, batch: DecoderBatch) -> torch.Tensor:
         """Return the (B, L, D) hidden states; items with and without an image run apart."""
         import torch

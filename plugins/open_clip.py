@@ -209,12 +209,12 @@ class OpenClip(TwoTower):
         """The configuration of the module, once that is loaded."""
         return self.source.config
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
         """Write the weights and the tokenizer in open_clip's layout, and the card."""
         from safetensors.torch import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        state = self.module.state_dict()
+        state = self.module.state_dict() if state is None else state
         save_file(
             {name: tensor.detach().cpu().clone().contiguous() for name, tensor in state.items()},
             folder / HUB_FILES[0],

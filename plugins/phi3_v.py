@@ -127,8 +127,9 @@ class Phi3V(Decoder):
         vectors_BD = torch.cat([Decoder.forward(self, rows_of(batch, rows)) for rows in parts])
         return vectors_BD[torch.cat(parts).argsort().to(vectors_BD.device)]
 
-    def save_model(self, folder: Path) -> None:
-        save_model(self.module, self.base_folder, folder)
+    def save_model(self, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
+        state = self.module.state_dict() if state is None else state
+        save_model(state, self.base_folder, folder)
 
 
 def parts_by_length(batch: DecoderBatch, limit: int | None) -> list[torch.Tensor]:
@@ -146,16 +147,23 @@ def rows_of(batch: DecoderBatch, rows: torch.Tensor) -> DecoderBatch:
     mask_BL = batch.mask_BL[rows]
     used_L = mask_BL.any(0)
     has_image_B = batch.is_image_BL.any(1)
-    images: Mapping[str, torch.Tensor] | None = None
+    images: dict[str, torch.Tensor] | None = None
+    seen: torch.Tensor | None = None
     if batch.images is not None and has_image_B[rows].any():
         is_chosen_I = torch.isin(has_image_B.nonzero()[:, 0], rows)
         grids_I2 = batch.images["grids"]
         is_chosen_C = is_chosen_I.repeat_interleave(grids_I2.prod(1) + 1)
-        images = {"crops": batch.images["crops"][is_chosen_C], "grids": grids_I2[is_chosen_I]}
+        images = {"grids": grids_I2[is_chosen_I]}
+        if batch.seen is None:
+            images["crops"] = batch.images["crops"][is_chosen_C]
+        else:
+            token_rows_T = batch.is_image_BL.nonzero()[:, 0]
+            seen = batch.seen[torch.isin(token_rows_T, rows)]
     return DecoderBatch(
         ids_BL=batch.ids_BL[rows][:, used_L],
         mask_BL=mask_BL[:, used_L],
         is_image_BL=batch.is_image_BL[rows][:, used_L],
         images=images,
         left=batch.left,
+        seen=seen,
     )

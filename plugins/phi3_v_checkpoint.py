@@ -255,8 +255,8 @@ def _check_fit(
 # -- saving ----------------------------------------------------------------------------------------
 
 
-def save_model(model: torch.nn.Module, base: Path, folder: Path) -> None:
-    """Write the module in the published layout, with the configuration and tokenizer of its base.
+def save_model(state: Mapping[str, torch.Tensor], base: Path, folder: Path) -> None:
+    """Write a module's state in the published layout, with the base's configuration and tokenizer.
 
     There is no vocabulary head in it: the module has none.
     """
@@ -266,4 +266,4 @@ def save_model(model: torch.nn.Module, base: Path, folder: Path) -> None:
         for path in base.glob(pattern):
             if not path.name.endswith(".index.json") and path.parent.resolve() != folder.resolve():
                 shutil.copyfile(path, folder / path.name)
-    save_torch_state_dict(dict(model.state_dict()), folder)
+    save_torch_state_dict(dict(state), folder)

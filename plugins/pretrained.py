@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,14 @@ from mmeb_harness.hub import (
     fetch_weights,
     local_folder,
 )
-from mmeb_harness.plugins.adapter import KeyRule, bind_adapter, bound_tensors, merge_adapter
+from mmeb_harness.plugins.adapter import (
+    KeyRule,
+    bind_adapter,
+    bound_tensors,
+    carries_adapter,
+    merge_adapter,
+    save_adapter,
+)
 from mmeb_harness.plugins.weights import LazyWeights
 
 if TYPE_CHECKING:
@@ -43,6 +50,8 @@ class Pretrained(LazyWeights):
 
     adapter_rules: Sequence[KeyRule] = ()
     """How keys of published adapters become today's module names."""
+
+    adapter_targets = (".*",)
 
     adapter_tensors: int | None = None
     """How many tensors of the adapter were bound: all of them, once the weights are loaded."""
@@ -112,12 +121,15 @@ class Pretrained(LazyWeights):
         return fetch_weights(self.base, commit_of(self.base_folder) or self.card.revision)
 
     def load_module(self) -> torch.nn.Module:
-        """Load the base, every weight of it, and merge the adapter in, every tensor of that."""
+        """Load the base, every weight of it, and the adapter, every tensor of that.
+
+        The adapter is merged in, unless it is to be trained.
+        """
         model = self.load_base()
         if self.adapter_folder is not None:
             bound = bind_adapter(model, self.adapter_folder, self.adapter_rules)
             self.adapter_tensors = bound_tensors(bound)
-            model = merge_adapter(bound)
+            model = bound.get_base_model() if self.adapter_is_open else merge_adapter(bound)
         loaded: torch.nn.Module = model
         return loaded
 
@@ -132,16 +144,29 @@ class Pretrained(LazyWeights):
         adapter = self.adapter_folder
         return (self.base_folder,) if adapter is None else (self.base_folder, adapter)
 
-    def save(self, folder: Path) -> None:
-        """Write the weights (an adapter merged in), the processors and the card."""
+    def save(self, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Write the adapter that the module carries, or the weights and the processors; and the
+        card. An adapter is saved beside the name of its base, whose weights are not written."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.save_model(folder)
-        write_card(self.card, folder)
+        if not carries_adapter(self.module):
+            self.save_model(folder, state)
+            write_card(self.card, folder)
+            return
+        if self.adapter_folder is not None and not self.adapter_is_open:
+            raise UsageError(
+                f"{self.card.name} has an adapter merged in, so that a new one has no base to be "
+                "saved beside: train its own on (lora.go_on: true), or all weights (lora: false)"
+            )
+        local = local_folder(self.base)
+        base = self.base if local is None else str(local.absolute())
+        save_adapter(self.module, folder, base, state)
+        write_card(self.card, folder, adapter_of=base)
 
-    def save_model(self, folder: Path) -> None:
+    def save_model(self, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
         """Write the weights (an adapter merged in) and the processors."""
         module: Any = self.module
-        module.save_pretrained(folder)
+        with quiet_transformers():
+            module.save_pretrained(folder, state_dict=state)
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mmeb_harness.errors import ItemError
 from mmeb_harness.image import to_rgb
 from mmeb_harness.item import ImageSource, Rendered
-from mmeb_harness.plugins.decoder import IMAGE, DecoderBatch
+from mmeb_harness.plugins.decoder import IMAGE, DecoderBatch, Seen
 from mmeb_harness.plugins.qwen2_vl import FittedQwen, fit
 
 if TYPE_CHECKING:
@@ -81,24 +81,31 @@ class Qwen3VL(FittedQwen):
 
     # -- device half ---------------------------------------------------------------------------
 
-    def hidden_states(self, batch: DecoderBatch) -> torch.Tensor:
-        """Return the (B, L, D) hidden states, the images' features put in at every depth."""
+    def see(self, images: Mapping[str, torch.Tensor]) -> Seen:
+        """Return the (T, D) features of the images, and those of each depth."""
         import torch
 
+        module: Any = self.module
+        seen = module.get_image_features(images["pixels"], images["grids"], return_dict=True)
+        depths = [joined(depth) for depth in seen.deepstack_features]
+        return torch.cat(list(seen.pooler_output)), depths
+
+    def hidden_states(self, batch: DecoderBatch) -> torch.Tensor:
+        """Return the (B, L, D) hidden states, the images' features put in at every depth."""
         if batch.images is None:
             return super().hidden_states(batch)
         module: Any = self.module
-        images = self.on_device(batch.images)
-        seen = module.get_image_features(images["pixels"], images["grids"], return_dict=True)
+        features_TD, depths = self.seen(batch)
         is_image_BL = batch.is_image_BL.to(self.device)
         embedded_BLD = module.get_input_embeddings()(batch.ids_BL.to(self.device))
-        features_TD = torch.cat(list(seen.pooler_output)).to(embedded_BLD.dtype)
         hidden_BLD: torch.Tensor = module.language_model(
-            inputs_embeds=embedded_BLD.masked_scatter(is_image_BL.unsqueeze(-1), features_TD),
+            inputs_embeds=embedded_BLD.masked_scatter(
+                is_image_BL.unsqueeze(-1), features_TD.to(embedded_BLD.dtype)
+            ),
             position_ids=self.positions(batch),
             attention_mask=self.attention_mask(batch),
             visual_pos_masks=is_image_BL,
-            deepstack_visual_embeds=[joined(depth) for depth in seen.deepstack_features],
+            deepstack_visual_embeds=depths,
             use_cache=False,
         ).last_hidden_state
         return hidden_BLD

@@ -283,7 +283,7 @@ class SentenceTransformers(LazyWeights):
             raise ValueError("there is nothing to encode")
         return normalize(vectors_BD, dim=-1) if self.card.normalize else vectors_BD
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
         """Write the model as the library does, and the card."""
         module: Any = self.module
         with quiet():

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from mmeb_harness.card import Card
@@ -20,7 +20,7 @@ from mmeb_harness.errors import ItemError, UsageError
 from mmeb_harness.image import load_image, to_rgb
 from mmeb_harness.item import ImageSource, Item, Rendered
 from mmeb_harness.plugins.pretrained import Pretrained, quiet_transformers
-from mmeb_harness.plugins.weights import LazyWeights
+from mmeb_harness.plugins.weights import LazyWeights, wide
 from mmeb_harness.prompt import worded
 
 if TYPE_CHECKING:
@@ -34,7 +34,10 @@ Pixels = Any
 
 @dataclass(frozen=True, kw_only=True)
 class TwoTowerBatch:
-    """A prepared batch; `text_rows` and `image_rows` say which items have which side."""
+    """A prepared batch; `text_rows` and `image_rows` say which items have which side.
+
+    `text_TD` and `image_ID` are features, where they are computed already.
+    """
 
     items: int
     text_rows: Sequence[int]
@@ -42,6 +45,8 @@ class TwoTowerBatch:
     mask_TL: torch.Tensor | None
     image_rows: Sequence[int]
     pixels: Pixels | None
+    text_TD: torch.Tensor | None = None
+    image_ID: torch.Tensor | None = None
 
 
 class TwoTower(LazyWeights):
@@ -122,18 +127,39 @@ class TwoTower(LazyWeights):
         import torch
         from torch.nn.functional import normalize
 
-        parts = []
-        if batch.ids_TL is not None:
-            mask_TL = None if batch.mask_TL is None else batch.mask_TL.to(self.device)
-            text_TD = self.text_features(batch.ids_TL.to(self.device), mask_TL)
-            parts.append((batch.text_rows, text_TD))
-        if batch.pixels is not None:
-            parts.append((batch.image_rows, self.image_features(self._on_device(batch.pixels))))
-        vectors_BD = torch.zeros(batch.items, parts[0][1].shape[1], device=self.device)
+        sides = ((batch.text_rows, self._texts), (batch.image_rows, self._images))
+        parts = [(rows, wide(features(batch))) for rows, features in sides if rows]
+        vectors_BD = parts[0][1].new_zeros(batch.items, parts[0][1].shape[1])
         for rows, features in parts:
             index = torch.tensor(rows, device=self.device)
-            vectors_BD = vectors_BD.index_add(0, index, features.float())
+            vectors_BD = vectors_BD.index_add(0, index, features)
         return normalize(vectors_BD, dim=-1) if self.card.normalize else vectors_BD
+
+    def _texts(self, batch: TwoTowerBatch) -> torch.Tensor:
+        """Return the (T, D) features of a batch's texts, computed unless they are there."""
+        if batch.text_TD is not None:
+            return batch.text_TD.to(self.device)
+        assert batch.ids_TL is not None
+        mask_TL = None if batch.mask_TL is None else batch.mask_TL.to(self.device)
+        return self.text_features(batch.ids_TL.to(self.device), mask_TL)
+
+    def _images(self, batch: TwoTowerBatch) -> torch.Tensor:
+        """Return the (I, D) features of a batch's images, computed unless they are there."""
+        if batch.image_ID is not None:
+            return batch.image_ID.to(self.device)
+        return self.image_features(self._on_device(batch.pixels))
+
+    def settled(self, batch: TwoTowerBatch) -> TwoTowerBatch:
+        """Compute the features of a tower that is not under training, and let its input go."""
+        if batch.text_rows and batch.text_TD is None:
+            text_TD = self.settled_part("text", partial(self._texts, batch))
+            if text_TD is not None:
+                batch = replace(batch, ids_TL=None, mask_TL=None, text_TD=text_TD.cpu())
+        if batch.image_rows and batch.image_ID is None:
+            image_ID = self.settled_part("image", partial(self._images, batch))
+            if image_ID is not None:
+                batch = replace(batch, pixels=None, image_ID=image_ID.cpu())
+        return batch
 
     def _on_device(self, pixels: Pixels) -> Pixels:
         """Move pixels to the tower's device, what is no whole number to its numeric type."""

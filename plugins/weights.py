@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import pickle
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmeb_harness.card import Card
 from mmeb_harness.encoder import TrainableEncoder
@@ -39,6 +39,7 @@ class LazyWeights(TrainableEncoder):
         self._module: torch.nn.Module | None = None
         self._loaded_files: object = None
         self._loaded_state = ""
+        self._trained_parts: dict[str, tuple[tuple[bool, ...], bool]] = {}
 
     @abstractmethod
     def load_module(self) -> torch.nn.Module:
@@ -64,6 +65,22 @@ class LazyWeights(TrainableEncoder):
             self._loaded_state = state_digest(self._module)
         return self._module
 
+    def settled_part(self, name: str, compute: Callable[[], Any]) -> Any | None:
+        """Return what `compute` gives, if no parameter under training decides it; else None.
+
+        Whether one does is asked of autograd, once for each `name` and choice of parameters.
+        """
+        import torch
+
+        choice = tuple(parameter.requires_grad for parameter in self.module.parameters())
+        if self._trained_parts.get(name, (choice, False)) == (choice, True):
+            return None
+        with torch.enable_grad():
+            value = compute()
+        trained = any(tensor.requires_grad for tensor in _tensors(value))
+        self._trained_parts[name] = (choice, trained)
+        return None if trained else value
+
     def fingerprint(self) -> str:
         """The class alone while the weights are those on disk; else a digest of those in memory."""
         if self._module is None or not self._detached(state := state_digest(self._module)):
@@ -88,6 +105,22 @@ class LazyWeights(TrainableEncoder):
     def __setstate__(self, state: dict[str, bytes]) -> None:
         mend_torchvision()
         self.__dict__.update(pickle.loads(state["sealed"]))
+
+
+def _tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Yield the tensors in a value: itself, or those of a sequence or mapping."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, list | tuple):
+        for one in value:
+            yield from _tensors(one)
+    else:
+        yield value
+
+
+def wide(features: torch.Tensor) -> torch.Tensor:
+    """Return numbers as float32, or as float64 if that is what they are."""
+    return features if features.element_size() == 8 else features.float()
 
 
 def _file_states(folders: Sequence[Path]) -> list[tuple[str, int, int, int]]:

@@ -20,13 +20,13 @@ class BatchSection(Section):
     with its padding at most (default: by device, halved when memory runs out), or `chunk_items`.
     """
 
-    size: int = Field(64, ge=1)
-    accumulate: int = Field(1, ge=1)
+    size: int = Field(default=64, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     composition: Literal["mixed", "homogeneous", "round_robin"] = "mixed"
-    sub_batch: int | None = Field(None, ge=1)
+    sub_batch: int | None = Field(default=None, ge=1)
     distinct_positives: bool = False
-    chunk_tokens: int | None = Field(None, ge=1)
-    chunk_items: int | None = Field(None, ge=1)
+    chunk_tokens: int | None = Field(default=None, ge=1)
+    chunk_items: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _fits_together(self) -> BatchSection:
@@ -48,7 +48,7 @@ class LossSection(Section):
     `similarity`: as the model's card scores, unless given.
     """
 
-    temperature: float = Field(0.02, gt=0)
+    temperature: float = Field(default=0.02, gt=0)
     similarity: Literal["cosine", "dot"] | None = None
     mask_equal_targets: bool = True
     hard_negatives: bool = False
@@ -61,9 +61,9 @@ class LoraSection(Section):
     names (`q_proj`, `language_model.*up_proj`); default: what suits the model's family.
     `go_on: true` trains the adapter that the model has already."""
 
-    rank: int = Field(16, ge=1)
-    alpha: float = Field(64, gt=0)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=64, gt=0)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     dora: bool = False
     rslora: bool = False
     init: Literal["default", "gaussian", "pissa", "olora", "orthogonal"] = "default"
@@ -77,14 +77,14 @@ class OptimizerSection(Section):
     clipped to the norm `clip` (null: not)."""
 
     name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(2e-5, gt=0)
+    lr: float = Field(default=2e-5, gt=0)
     betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.0, ge=0)
-    momentum: float = Field(0.0, ge=0)
+    epsilon: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.0, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: int = Field(0, ge=0)
-    clip: float | None = Field(1.0, gt=0)
+    warmup: int = Field(default=0, ge=0)
+    clip: float | None = Field(default=1.0, gt=0)
 
 
 class RunSection(Section):
@@ -96,16 +96,16 @@ class RunSection(Section):
     """
 
     output_dir: Path
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    epochs: float | None = Field(default=None, gt=0)
     seed: int = 42
     device: str | None = None
     precision: Literal["float32", "bfloat16"] | None = None
     checkpointing: bool = False
-    checkpoint_every: int | None = Field(None, ge=1)
-    keep: int = Field(2, ge=1)
+    checkpoint_every: int | None = Field(default=None, ge=1)
+    keep: int = Field(default=2, ge=1)
     fresh: bool = False
-    workers: int | None = Field(None, ge=0)
+    workers: int | None = Field(default=None, ge=0)
     shard: bool = False
     trackers: tuple[str, ...] = ()
 
@@ -123,12 +123,12 @@ class ContrastiveConfig(TrainConfig):
     all) and none in `freeze`.
     """
 
-    batch: BatchSection = BatchSection()
-    loss: LossSection = LossSection()
-    lora: LoraSection | None = LoraSection()
+    batch: BatchSection = Field(default_factory=BatchSection)
+    loss: LossSection = Field(default_factory=LossSection)
+    lora: LoraSection | None = Field(default_factory=LoraSection)
     train: tuple[str, ...] = (".*",)
     freeze: tuple[str, ...] = ()
-    optimizer: OptimizerSection = OptimizerSection()
+    optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
     run: RunSection
 
     @model_validator(mode="before")

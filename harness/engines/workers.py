@@ -1,0 +1,98 @@
+"""One function over many inputs, in worker processes, the results in order.
+
+The workers are torch's: they prefetch, share tensors without a copy, and report their deaths.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
+
+from mmeb_harness.errors import EnvironmentFault, HarnessError
+
+Input = TypeVar("Input")
+Output = TypeVar("Output")
+
+UNGUARDED = "From a script, start workers under `if __name__ == '__main__':`, or use workers=0."
+
+
+def in_workers(
+    function: Callable[[Input], Output], inputs: Iterable[Input], workers: int
+) -> Iterator[Output]:
+    """Yield `function(input)` for each input, in order, made in `workers` processes (0: here).
+
+    The inputs are drawn as they are needed, here; the function travels to each worker once.
+
+    Raises:
+        EnvironmentFault: where a worker dies or cannot be started.
+        HarnessError: as the function raises it.
+    """
+    if workers == 0:
+        yield from map(function, inputs)
+        return
+    from torch.utils.data import DataLoader
+
+    loader: DataLoader[Any] = DataLoader(
+        _Calls(function),  # type: ignore[arg-type]  # whatever has __getitem__ will do
+        batch_size=None,
+        sampler=inputs,
+        num_workers=workers,
+        prefetch_factor=2,
+        collate_fn=_as_it_is,
+        worker_init_fn=_end_with_the_run,
+        multiprocessing_context="forkserver" if os.name == "posix" else "spawn",
+    )
+    try:
+        arriving = iter(loader)
+    except (BrokenPipeError, EOFError, ConnectionError) as error:
+        raise EnvironmentFault(UNGUARDED) from error
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise EnvironmentFault(
+            f"the encoder cannot be sent to worker processes ({error}): use --workers 0, or give "
+            "it a __getstate__ that leaves out what prepare does not need"
+        ) from error
+    try:
+        for made in arriving:
+            if isinstance(made, HarnessError):
+                raise made
+            yield made
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise EnvironmentFault(
+            f"a preprocessing worker died ({str(error).splitlines()[0]}). Out of memory? Use fewer "
+            f"--workers. {UNGUARDED}"
+        ) from error
+
+
+def _as_it_is(made: Any) -> Any:
+    return made
+
+
+def _end_with_the_run(_: int) -> None:
+    """End this worker should the run be killed: torch watches the fork server only, which lives."""
+    run = multiprocessing.parent_process()
+    if run is not None:
+        threading.Thread(target=_exit_after, args=(run,), daemon=True).start()
+
+
+def _exit_after(process: Any) -> None:
+    process.join()
+    os._exit(1)
+
+
+class _Calls:
+    """What a loader takes for a dataset: an input is an index."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+
+    def __getitem__(self, given: Any) -> Any:
+        try:
+            return self.function(given)
+        except HarnessError as error:
+            return error

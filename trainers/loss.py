@@ -1,0 +1,76 @@
+"""InfoNCE: each query shall find its own target among all targets of the batch.
+
+One pure function of vectors and of which targets are equal; it knows no device, no process and no
+chunk. Source: the objective of VLM2Vec (arXiv 2410.05160, equation 1), its mean over queries.
+
+Shapes: P pairs, T targets (the P positives in order, then any negatives), D numbers of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoNCE:
+    """The loss with its settings; see the section `loss` of the trainer's configuration."""
+
+    temperature: float
+    similarity: Literal["cosine", "dot"] = "cosine"
+    symmetric: bool = False
+    dimensions: Sequence[int] = ()
+
+    def __call__(
+        self,
+        queries_PD: torch.Tensor,
+        targets_TD: torch.Tensor,
+        same_as_T: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Return the mean loss, float32 or wider.
+
+        `same_as_T` numbers the targets so that equal ones have equal numbers: what equals a
+        query's own target is then not counted against it. None: every other target counts.
+        """
+        losses = [
+            self._loss(queries_PD[:, :dimension], targets_TD[:, :dimension], same_as_T)
+            for dimension in self.dimensions or (queries_PD.shape[1],)
+        ]
+        return sum(losses[1:], losses[0]) / len(losses)
+
+    def _loss(
+        self, queries_PD: torch.Tensor, targets_TD: torch.Tensor, same_as_T: torch.Tensor | None
+    ) -> torch.Tensor:
+        from torch.nn.functional import cross_entropy, normalize
+
+        if self.similarity == "cosine":
+            queries_PD, targets_TD = normalize(queries_PD, dim=-1), normalize(targets_TD, dim=-1)
+        scores_PT = queries_PD @ targets_TD.T / self.temperature
+        if same_as_T is not None:
+            scores_PT = scores_PT.masked_fill(_others_equal(same_as_T, len(queries_PD)), -INFINITY)
+        own_P = _places(scores_PT)
+        loss = cross_entropy(scores_PT, own_P)
+        if self.symmetric:
+            loss = (loss + cross_entropy(scores_PT[:, : len(queries_PD)].T, own_P)) / 2
+        return loss
+
+
+INFINITY = float("inf")
+
+
+def _places(scores_PT: torch.Tensor) -> torch.Tensor:
+    """Return where each query's own target stands."""
+    import torch
+
+    return torch.arange(len(scores_PT), device=scores_PT.device)
+
+
+def _others_equal(same_as_T: torch.Tensor, pairs: int) -> torch.Tensor:
+    """Return which targets (P, T) equal a query's own without being it."""
+    equal_PT = same_as_T[:pairs, None] == same_as_T[None, :]
+    equal_PT.fill_diagonal_(False)
+    return equal_PT
