@@ -1,4 +1,4 @@
-"""The Python API: load an encoder, evaluate one."""
+"""The Python API: load an encoder, evaluate one, train one."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ from mmeb_harness.score import Scoring
 from mmeb_harness.selection import select_tasks, suite_tasks
 from mmeb_harness.subject import Subject, subject_from_name, subject_from_object
 from mmeb_harness.task import DataLocation
+from mmeb_harness.training import train
+
+__all__ = ["Request", "evaluate", "load_encoder", "prepare_job", "train"]
 
 DEFAULT_MODEL, DEFAULT_SUITE = "random", "mini"
 """What a bare `run` runs, with nothing downloaded."""

@@ -164,6 +164,14 @@ def write_card(card: Card, folder: Path, *, adapter_of: str | None = None) -> No
     (folder / CARD_FILE).write_text(saved.model_dump_json(indent=1))
 
 
+def relabel(folder: Path, **changes: Any) -> None:
+    """Change fields of the card in a folder, if there is one."""
+    path = folder / CARD_FILE
+    if path.is_file():
+        card = Card.model_validate_json(path.read_text()).model_copy(update=changes)
+        path.write_text(card.model_dump_json(indent=1))
+
+
 def read_card(folder: Path) -> Card:
     """Read the card that a trainer left in `folder`; its `.` paths mean the folder itself."""
     try:

@@ -71,6 +71,14 @@ class EvaluationSection(Section):
     limit: int | None = Field(default=None, ge=1)
 
 
+class RunSection(Section):
+    """Where the trained model is written, from which seed, on what; a trainer's own adds to it."""
+
+    output_dir: Path
+    seed: int = 42
+    device: str | None = None
+
+
 class TrainConfig(Section):
     """What every trainer is told."""
 
@@ -78,6 +86,7 @@ class TrainConfig(Section):
     model: ModelSection
     data: DataSection
     evaluation: EvaluationSection | None = None
+    run: RunSection
 
     @model_validator(mode="before")
     @classmethod

@@ -163,6 +163,13 @@ class Decoder(Pretrained):
 
     # -- device half ---------------------------------------------------------------------------
 
+    @property
+    def trunk(self) -> torch.nn.Module | None:
+        """The decoder, which runs once for every batch."""
+        module: Any = self.module
+        trunk: torch.nn.Module = module.language_model
+        return trunk
+
     def forward(self, batch: DecoderBatch) -> torch.Tensor:
         import torch
         from torch.nn.functional import normalize

@@ -87,6 +87,10 @@ class Mllama(Decoder):
 
     # -- device half ---------------------------------------------------------------------------
 
+    @property
+    def trunk(self) -> None:
+        """Nothing: items without an image run apart, through fewer layers."""
+
     def features(self, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
         raise NotImplementedError("the decoder attends to an image's features by itself")
 

@@ -108,6 +108,10 @@ class Phi3V(Decoder):
 
     # -- device half ---------------------------------------------------------------------------
 
+    @property
+    def trunk(self) -> None:
+        """Nothing: a batch of short and long items runs twice, and the decoder holds the tower."""
+
     def load_base(self) -> Any:
         with quiet_transformers():
             return load_model(self.fetch_weights(), self.dtype, KERNELS[self.attention])

@@ -214,7 +214,7 @@ def _read_file(path: Path) -> dict[str, torch.Tensor]:
 
 def _empty_model(folder: Path, shapes: Mapping[str, Sequence[int]], attention: str) -> Any:
     """Build the module without memory for its parameters."""
-    from accelerate import init_empty_weights  # type: ignore[import-untyped]  # it has no types
+    from accelerate import init_empty_weights
     from huggingface_hub.errors import StrictDataclassError
     from mmeb_harness.plugins.phi3_v_model import Phi3VisionModel
 

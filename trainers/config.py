@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
-from mmeb_harness.trainconfig import Section, TrainConfig
+from mmeb_harness.trainconfig import RunSection, Section, TrainConfig
 from pydantic import Field, model_validator
 
 
@@ -66,10 +65,18 @@ class LoraSection(Section):
     dropout: float = Field(default=0.1, ge=0, lt=1)
     dora: bool = False
     rslora: bool = False
-    init: Literal["default", "gaussian", "pissa", "olora", "orthogonal"] = "default"
+    init: Literal["default", "gaussian", "orthogonal"] = "default"
     targets: tuple[str, ...] | None = None
     exclude: tuple[str, ...] = ()
     go_on: bool = False
+
+    @model_validator(mode="after")
+    def _goes_on_as_it_is(self) -> LoraSection:
+        if self.go_on and (given := self.model_fields_set - {"go_on", "dropout"}):
+            raise ValueError(
+                f"go_on trains the adapter as it is; {', '.join(sorted(given))} cannot be given"
+            )
+        return self
 
 
 class OptimizerSection(Section):
@@ -87,7 +94,7 @@ class OptimizerSection(Section):
     clip: float | None = Field(default=1.0, gt=0)
 
 
-class RunSection(Section):
+class LongRunSection(RunSection):
     """Where it is written, how long it takes, on what.
 
     Give `steps`, or `epochs` over the pairs. `checkpoint_every` steps the state is written, and
@@ -95,11 +102,8 @@ class RunSection(Section):
     configuration is the same; `fresh` starts again. `trackers` are names that accelerate knows.
     """
 
-    output_dir: Path
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
-    seed: int = 42
-    device: str | None = None
     precision: Literal["float32", "bfloat16"] | None = None
     checkpointing: bool = False
     checkpoint_every: int | None = Field(default=None, ge=1)
@@ -110,7 +114,7 @@ class RunSection(Section):
     trackers: tuple[str, ...] = ()
 
     @model_validator(mode="after")
-    def _one_length(self) -> RunSection:
+    def _one_length(self) -> LongRunSection:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs (one of them)")
         return self
@@ -129,7 +133,7 @@ class ContrastiveConfig(TrainConfig):
     train: tuple[str, ...] = (".*",)
     freeze: tuple[str, ...] = ()
     optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
-    run: RunSection
+    run: LongRunSection
 
     @model_validator(mode="before")
     @classmethod

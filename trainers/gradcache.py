@@ -19,6 +19,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+Embed = Callable[[Any], "torch.Tensor"]
+"""From a prepared batch to its (n, D) vectors, with a graph where gradients are on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
@@ -28,73 +31,78 @@ class Chunk:
     items: int
 
 
-Embed = Callable[[Any], "torch.Tensor"]
-"""From a prepared batch to its (n, D) vectors, with a graph where gradients are on."""
+@dataclass(frozen=True, kw_only=True)
+class Cached:
+    """The vectors (I, D) of all chunks, in order, and what the way back needs of the way there."""
 
-LossOf = Callable[["torch.Tensor"], "torch.Tensor"]
-"""From the vectors (I, D) of all chunks, in order, to one number."""
+    vectors_ID: torch.Tensor
+    states: Sequence[RandomState]
+    kept: torch.Tensor | None
 
 
-def cached_backward(
-    embed: Embed,
-    chunks: Sequence[Chunk],
-    loss_of: LossOf,
-    *,
-    keep_last: bool = True,
-    before_last: Callable[[], None] | None = None,
-) -> torch.Tensor:
-    """Add the gradient of a loss to the parameters' `.grad`; return the loss.
-
-    `before_last` is called before the last chunk goes back (where processes communicate).
-    """
+def embed_all(embed: Embed, chunks: Sequence[Chunk], *, keep_last: bool = True) -> Cached:
+    """Run every chunk without a graph, but for the last one if that is to be kept."""
     import torch
 
     states: list[RandomState] = []
     vectors: list[torch.Tensor] = []
-    for chunk in chunks:
+    for number, chunk in enumerate(chunks, 1):
         states.append(RandomState.now())
-        keeps = keep_last and chunk is chunks[-1]
-        with torch.set_grad_enabled(keeps):
+        with torch.set_grad_enabled(keep_last and number == len(chunks)):
             vectors.append(embed(chunk.batch)[: chunk.items])
-    leaves = torch.cat([one.detach() for one in vectors]).requires_grad_()
-    loss = loss_of(leaves)
-    loss.backward()
-    assert leaves.grad is not None
-    parts = leaves.grad.split([chunk.items for chunk in chunks])
-    for number in reversed(range(len(chunks))):  # the graph that waits first, to free its memory
+    kept = vectors[-1] if vectors and keep_last else None
+    joined_ID = torch.cat([one.detach() for one in vectors]) if vectors else torch.zeros(0, 0)
+    return Cached(vectors_ID=joined_ID, states=states, kept=kept)
+
+
+def backward_all(
+    embed: Embed,
+    chunks: Sequence[Chunk],
+    cached: Cached,
+    gradient_ID: torch.Tensor,
+    before_last: Callable[[], None] | None = None,
+) -> None:
+    """Add to the parameters' `.grad` what the gradient of the vectors gives, chunk by chunk.
+
+    The chunk that has its graph goes first, to free its memory. `before_last` is called before the
+    last one goes (where processes communicate).
+    """
+    import torch
+
+    parts = torch.split(gradient_ID, [chunk.items for chunk in chunks])
+    for number in reversed(range(len(chunks))):
         if number == 0 and before_last is not None:
             before_last()
-        again = vectors[number]
-        if not again.requires_grad:
-            with states[number].replayed():
-                again = embed(chunks[number].batch)[: chunks[number].items]
-        again.backward(parts[number])
-        del again, vectors[number]
-    return loss.detach()
+        if number == len(chunks) - 1 and cached.kept is not None:
+            torch.autograd.backward(cached.kept, parts[number])
+            continue
+        with cached.states[number].replayed():
+            vectors = embed(chunks[number].batch)[: chunks[number].items]
+        torch.autograd.backward(vectors, parts[number])
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomState:
-    """The state of the random numbers that dropout draws, on the CPU and the devices."""
+    """The state of the random numbers that dropout draws, on the CPU and this process's device."""
 
     cpu: torch.Tensor
-    devices: Sequence[torch.Tensor]
+    device: torch.Tensor | None
 
     @classmethod
     def now(cls) -> RandomState:
         """Read the state."""
         import torch
 
-        devices = [torch.cuda.get_rng_state()] if torch.cuda.is_available() else []
-        return cls(cpu=torch.get_rng_state(), devices=devices)
+        device = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        return cls(cpu=torch.get_rng_state(), device=device)
 
     def restore(self) -> None:
         """Set the state."""
         import torch
 
         torch.set_rng_state(self.cpu)
-        for state in self.devices:
-            torch.cuda.set_rng_state(state)
+        if self.device is not None:
+            torch.cuda.set_rng_state(self.device)
 
     @contextmanager
     def replayed(self) -> Iterator[None]:

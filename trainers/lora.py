@@ -68,6 +68,8 @@ def _choose_weights(module: torch.nn.Module, train: Sequence[str], freeze: Seque
 
 def _open_adapter(encoder: TrainableEncoder, section: LoraSection) -> list[str]:
     """Train the adapter that the model came with."""
+    from torch.nn import Dropout, Identity
+
     encoder.adapter_is_open = True
     module: Any = encoder.module
     adapted = [name for name, one in module.named_modules() if hasattr(one, "lora_A")]
@@ -78,10 +80,9 @@ def _open_adapter(encoder: TrainableEncoder, section: LoraSection) -> list[str]:
     module.requires_grad_(False)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(".lora_" in name)
-    for one in module.modules():  # dropout is no part of what is saved with an adapter's weights
-        for dropout in getattr(one, "lora_dropout", {}).values():
-            if hasattr(dropout, "p"):
-                dropout.p = section.dropout
+    for one in module.modules():
+        for name in getattr(one, "lora_dropout", {}):
+            one.lora_dropout[name] = Dropout(section.dropout) if section.dropout else Identity()
     return adapted
 
 

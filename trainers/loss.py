@@ -22,6 +22,7 @@ class InfoNCE:
 
     temperature: float
     similarity: Literal["cosine", "dot"] = "cosine"
+    mask_equal_targets: bool = True
     symmetric: bool = False
     dimensions: Sequence[int] = ()
 
@@ -29,13 +30,14 @@ class InfoNCE:
         self,
         queries_PD: torch.Tensor,
         targets_TD: torch.Tensor,
-        same_as_T: torch.Tensor | None = None,
+        codes_T: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Return the mean loss, float32 or wider.
 
-        `same_as_T` numbers the targets so that equal ones have equal numbers: what equals a
-        query's own target is then not counted against it. None: every other target counts.
+        `codes_T` numbers the targets, equal ones alike: what equals a query's own target is then
+        not counted against it, if that is to be masked. None: all are different.
         """
+        same_as_T = codes_T if self.mask_equal_targets else None
         losses = [
             self._loss(queries_PD[:, :dimension], targets_TD[:, :dimension], same_as_T)
             for dimension in self.dimensions or (queries_PD.shape[1],)
@@ -57,6 +59,13 @@ class InfoNCE:
         if self.symmetric:
             loss = (loss + cross_entropy(scores_PT[:, : len(queries_PD)].T, own_P)) / 2
         return loss
+
+    def negatives(self, codes_T: torch.Tensor, pairs: int) -> float:
+        """Return against how many targets a query is held, on average."""
+        if not self.mask_equal_targets:
+            return float(len(codes_T) - 1)
+        equal_PT = codes_T[:pairs, None] == codes_T[None, :]
+        return len(codes_T) - int(equal_PT.sum()) / pairs
 
 
 INFINITY = float("inf")

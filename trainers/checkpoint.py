@@ -1,0 +1,141 @@
+"""The folder of a training: the newest model at its top, and what it takes to go on below.
+
+    OUTPUT_DIR/                  the model of the newest checkpoint, as `-m` takes it
+    OUTPUT_DIR/training/         record.json, log.jsonl, curve.svg, evaluations/
+    OUTPUT_DIR/training/step-N/  a checkpoint: a model as well, and in state/ what else there was
+
+A checkpoint is written aside, synced and renamed: one that is there is whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmeb_harness.errors import EnvironmentFault, HarnessError
+from mmeb_harness.trainers.processes import Processes
+
+TRAINING, STATE = "training", "state"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """The checkpoints of one training, of which the newest `keep` are kept."""
+
+    output_dir: Path
+    keep: int
+    processes: Processes
+
+    @property
+    def folder(self) -> Path:
+        """Where everything but the newest model lies."""
+        return self.output_dir / TRAINING
+
+    def steps(self) -> list[int]:
+        """Return the steps of the checkpoints that are there, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        found = (re.fullmatch(r"step-(\d+)", path.name) for path in self.folder.iterdir())
+        return sorted(int(one[1]) for one in found if one)
+
+    def at(self, step: int) -> Path:
+        """Return the folder of a step's checkpoint."""
+        return self.folder / f"step-{step:06d}"
+
+    def write(
+        self, step: int, save_model: Callable[[Path], None], state: Mapping[str, Any]
+    ) -> Path:
+        """Write a checkpoint, publish its model, and let go of the oldest.
+
+        `save_model` is called in the first process with a folder; `state` is each process's own.
+
+        Raises:
+            EnvironmentFault: where it cannot be written; those before it are whole.
+        """
+        import torch
+
+        aside, final = self.folder / f".step-{step:06d}", self.at(step)
+        with self._whole(aside):
+            if self.processes.is_main:
+                shutil.rmtree(aside, ignore_errors=True)
+                (aside / STATE).mkdir(parents=True)
+            self.processes.wait()
+            torch.save(dict(state), aside / STATE / f"process-{self.processes.rank}.pt")
+            if self.processes.is_main:
+                save_model(aside)
+                _sync(aside)
+            self.processes.wait()
+            if self.processes.is_main:
+                shutil.rmtree(final, ignore_errors=True)
+                aside.rename(final)
+                self._publish(final)
+        if self.processes.is_main:
+            for old in self.steps()[: -self.keep]:
+                shutil.rmtree(self.at(old), ignore_errors=True)
+        return final
+
+    def read(self, step: int) -> dict[str, Any]:
+        """Return what this process's state was; another number of processes has none of its own."""
+        import torch
+
+        path = self.at(step) / STATE / f"process-{self.processes.rank}.pt"
+        if not path.is_file():
+            path = path.with_name("process-0.pt")
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file may raise anything
+            why = str(error).partition("\n")[0]
+            raise EnvironmentFault(
+                f"{path} cannot be read ({why}): remove {self.at(step)} to go on from the one "
+                "before, or start again with run.fresh=true"
+            ) from error
+        return state
+
+    def clear(self) -> None:
+        """Remove a training; the model that it left stays until there is another."""
+        if self.processes.is_main and self.folder.is_dir():
+            shutil.rmtree(self.folder)
+        self.processes.wait()
+
+    def _publish(self, checkpoint: Path) -> None:
+        """Put the checkpoint's model at the top, its card last; the files are the same files."""
+        files = [path for path in checkpoint.iterdir() if path.is_file()]
+        for path in sorted(files, key=lambda path: (path.name == "card.json", path.name)):
+            aside = self.output_dir / f".{path.name}"
+            aside.unlink(missing_ok=True)
+            try:
+                os.link(path, aside)
+            except OSError:
+                shutil.copyfile(path, aside)
+            aside.replace(self.output_dir / path.name)
+
+    @contextlib.contextmanager
+    def _whole(self, aside: Path) -> Iterator[None]:
+        """Leave nothing half-written, and say in one sentence what went wrong on a disk."""
+        try:
+            yield
+        except HarnessError:
+            raise
+        except Exception as error:  # each library has its own for a full disk
+            why = str(error).strip().partition("\n")[0] or type(error).__name__
+            raise EnvironmentFault(
+                f"the checkpoint {aside.name.removeprefix('.')} was not written ({why}); those "
+                f"before it are whole: {[f'step-{step:06d}' for step in self.steps()]}. Is the "
+                "disk full? The same command goes on from the last one"
+            ) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Have the disk hold all files of a folder."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

@@ -1,0 +1,340 @@
+"""The loop: batches to gradients, gradients to steps, now and then a checkpoint and scores.
+
+All that a step does is decided by the configuration, the seed and the step's number, so that a
+training that was stopped goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from mmeb_harness.card import relabel
+from mmeb_harness.encoder import TrainableEncoder
+from mmeb_harness.engines.workers import in_workers
+from mmeb_harness.errors import UsageError
+from mmeb_harness.result import Run
+from mmeb_harness.task import Pair
+from mmeb_harness.trainer import Subset, Trained, TrainingProgress
+from mmeb_harness.trainers import processes as several
+from mmeb_harness.trainers import sharding
+from mmeb_harness.trainers.batches import BatchOrder
+from mmeb_harness.trainers.chunks import Preparer, ReadyBatch
+from mmeb_harness.trainers.config import ContrastiveConfig
+from mmeb_harness.trainers.folder import TrainingFolder
+from mmeb_harness.trainers.gradcache import RandomState
+from mmeb_harness.trainers.lora import choose_parameters
+from mmeb_harness.trainers.loss import InfoNCE
+from mmeb_harness.trainers.optimizer import learning_rate, make_optimizer
+from mmeb_harness.trainers.step import Diverged, Stepper
+from mmeb_harness.trainers.trackers import Trackers
+
+Evaluate = Callable[[Any, Path], Run]
+
+CPU_CHUNK_TOKENS, DEVICE_CHUNK_TOKENS = 2048, 16384
+"""Tokens of a chunk, where none are given; on an accelerator, halved when memory runs out."""
+
+CHECKPOINTS = 10
+"""How many checkpoints a training writes, unless told."""
+
+WORKERS_AT_MOST = 8
+TOLD_OF = 20
+"""How many pairs that were left out are named."""
+
+
+def train(
+    config: ContrastiveConfig,
+    encoder: TrainableEncoder,
+    data: Sequence[Subset],
+    evaluate: Evaluate | None = None,
+    progress: TrainingProgress | None = None,
+) -> Trained:
+    """Train an encoder on pairs, or go on where the newest checkpoint is.
+
+    Raises:
+        UsageError: for settings that do not fit the model, the data or the folder.
+        Diverged: where the loss is no number any more; checkpoints are kept.
+        EnvironmentFault: for a full disk or memory; checkpoints are kept.
+    """
+    return Training(config, encoder, data, evaluate, progress or TrainingProgress()).run()
+
+
+class Training:
+    """One training under way."""
+
+    def __init__(
+        self,
+        config: ContrastiveConfig,
+        encoder: TrainableEncoder,
+        data: Sequence[Subset],
+        evaluate: Evaluate | None,
+        progress: TrainingProgress,
+    ) -> None:
+        self.config, self.encoder, self.data, self.evaluate = config, encoder, data, evaluate
+        if config.run.shard and evaluate is not None:
+            raise UsageError("evaluation: a sharded model is scored from its checkpoints (run -m)")
+        self.trackers = Trackers(config)
+        self.processes = self.trackers.processes or several.start(config.run.device)
+        self.progress = progress if self.processes.is_main else TrainingProgress()
+        self.order = BatchOrder(data, config.batch, config.run.seed)
+        self.steps = config.run.steps or self._steps_of(config.run.epochs or 1.0)
+        self.folder = TrainingFolder(config, data, self.processes)
+        self.left_out = 0
+
+    def run(self) -> Trained:
+        """Train to the end."""
+        done = self.folder.begin()
+        self.log = self.folder.open_log(done)
+        if done < self.steps:
+            self._prepare(done)
+            for step in range(done, self.steps):
+                self._step(step)
+                self._now_and_then(step + 1)
+        self.trackers.end()
+        return Trained(
+            output_dir=self.config.run.output_dir,
+            steps=self.steps,
+            loss=self.folder.last("step").get("loss"),
+            scores=self.folder.last("evaluation").get("scores", {}),
+        )
+
+    # -- before the first step -----------------------------------------------------------------
+
+    def _steps_of(self, epochs: float) -> int:
+        pairs_a_step = self.config.batch.size * self.config.batch.accumulate
+        return max(1, math.ceil(epochs * self.order.pairs_in_epoch / pairs_a_step))
+
+    def _prepare(self, done: int) -> None:
+        """Load the weights, choose what is trained, and put everything where it was."""
+        import torch
+
+        torch.manual_seed(self.config.run.seed)
+        self.chosen = choose_parameters(self.encoder, self.config)
+        module: Any = self.encoder.module
+        if self.config.run.checkpointing:
+            _save_memory(module)
+        module.train()
+        self.processes.broadcast(module.state_dict().values())
+        self.sharded = self.config.run.shard and self.processes.count > 1
+        if self.sharded:
+            sharding.shard(self.encoder, self.processes)
+        self.parameters = [one for one in module.parameters() if one.requires_grad]
+        self.optimizer = make_optimizer(self.parameters, self.config.optimizer)
+        self.stepper = self._stepper()
+        torch.manual_seed(self.config.run.seed + self.processes.rank)
+        if done:
+            self._restore(done)
+        self.ready = self._ready_batches(done)
+        facts = self._facts()
+        self.folder.write_record({**facts, "adapted": list(self.chosen.adapted)})
+        self._write({"kind": "start", "step": done, **facts})
+        self.progress.started(self.steps, done, facts)
+
+    def _stepper(self) -> Stepper:
+        batch, loss = self.config.batch, self.config.loss
+        card = getattr(self.encoder, "card", None)
+        on_cpu = self._device.startswith("cpu")
+        usual = CPU_CHUNK_TOKENS if on_cpu else DEVICE_CHUNK_TOKENS
+        preparer = Preparer(
+            encoder=self.encoder,
+            tokens=batch.chunk_tokens or usual,
+            items=batch.chunk_items,
+            negatives=loss.hard_negatives,
+            skips=self.config.data.missing_images == "skip",
+        )
+        return Stepper(
+            self.encoder,
+            InfoNCE(
+                temperature=loss.temperature,
+                similarity=loss.similarity or getattr(card, "similarity", "cosine"),
+                mask_equal_targets=loss.mask_equal_targets,
+                symmetric=loss.symmetric,
+                dimensions=loss.dimensions,
+            ),
+            preparer,
+            self.processes,
+            precision=self.config.precision_on(self._device),
+            sync=partial(sharding.sum_after, self.encoder.module) if self.sharded else None,
+        )
+
+    @property
+    def _device(self) -> str:
+        return str(next(self.encoder.module.parameters()).device)
+
+    def _facts(self) -> dict[str, Any]:
+        """Return what is worth knowing of this training, for its record and its reader."""
+        total = sum(one.numel() for one in self.encoder.module.parameters())
+        share = 100 * self.chosen.numbers / total
+        return {
+            "model": self.config.model.name,
+            "trained": f"{self.chosen.numbers:,} of {total:,} parameters ({share:.2g} %)",
+            "adapted_modules": len(self.chosen.adapted),
+            "pairs": {subset.name: len(subset.pairs) for subset in self.data},
+            "batch": f"{self.config.batch.size} pairs x {self.config.batch.accumulate}",
+            "processes": self.processes.count,
+            "device": self._device,
+            "precision": self.config.precision_on(self._device),
+        }
+
+    # -- batches -------------------------------------------------------------------------------
+
+    def _ready_batches(self, step: int) -> Iterator[ReadyBatch]:
+        """Yield this process's share of every batch from a step on, prepared ahead."""
+        first = step * self.config.batch.accumulate
+        count = (self.steps - step) * self.config.batch.accumulate
+        shares = map(self._share, islice(self.order.batches(first), count))
+        return in_workers(self.stepper.preparer, shares, self._workers())
+
+    def _share(self, batch: Sequence[tuple[int, int]]) -> list[Pair]:
+        own = batch[self.processes.share(len(batch))]
+        return [self.data[subset].pairs[row] for subset, row in own]
+
+    def _workers(self) -> int:
+        """Return how many processes prepare batches: by default none on a CPU, which the model
+        needs itself."""
+        if self.config.run.workers is not None or self._device.startswith("cpu"):
+            return self.config.run.workers or 0
+        cores = (os.cpu_count() or 1) // self.processes.count
+        return max(0, min(WORKERS_AT_MOST, cores - 1))
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def _step(self, step: int) -> None:
+        started, recuts = perf_counter(), self.stepper.recuts
+        rate = learning_rate(step, self.steps, self.config.optimizer)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        batches = list(islice(self.ready, self.config.batch.accumulate))
+        try:
+            result = self.stepper.gradients(batches, self.parameters)
+            norm = several.clip(self.parameters, self.config.optimizer.clip)
+            if not math.isfinite(norm):
+                raise Diverged("the gradient is not finite")
+        except Diverged as error:
+            raise self._diverged(step, error) from None
+        self.optimizer.step()
+        self._tell_left_out(step, batches)
+        if self.stepper.recuts > recuts:
+            self._warn(step, f"memory ran out: chunks of {self.stepper.preparer.tokens} tokens now")
+            self.ready = self._ready_batches(step + 1)
+        record = {**asdict(result), "grad_norm": norm, "lr": rate}
+        record["seconds"] = perf_counter() - started
+        self._write({"kind": "step", "step": step + 1, **record})
+        self.trackers.log(step + 1, record)
+        self.progress.stepped(step + 1, record)
+
+    def _diverged(self, step: int, error: Diverged) -> Diverged:
+        kept = self.folder.checkpoints.steps()
+        last = f"the checkpoint of step {kept[-1]} is kept" if kept else "there is no checkpoint"
+        return Diverged(
+            f"step {step + 1}: {error}; training stops, {last} in {self.folder.path}. A lower "
+            "optimizer.lr, more optimizer.warmup or run.precision=float32 may help"
+        )
+
+    def _tell_left_out(self, step: int, batches: Sequence[ReadyBatch]) -> None:
+        for why in [why for batch in batches for why in batch.left_out]:
+            self.left_out += 1
+            if self.left_out <= TOLD_OF:
+                self._warn(step, f"a pair was left out: {why}")
+
+    def _now_and_then(self, done: int) -> None:
+        """After a step: scores, a checkpoint, the curve, when it is time for them."""
+        run, evaluation = self.config.run, self.config.evaluation
+        every = run.checkpoint_every or math.ceil(self.steps / CHECKPOINTS)
+        at_end = done == self.steps
+        if evaluation is not None and (done % evaluation.every == 0 or at_end):
+            self._evaluate(done)
+        if done % every == 0 or at_end:
+            self._save(done)
+
+    def _evaluate(self, done: int) -> None:
+        """Score the encoder as it is, in the first process; leave the random numbers alone."""
+        self.processes.wait()
+        if self.processes.is_main and self.evaluate is not None:
+            random = RandomState.now()
+            self.encoder.module.eval()
+            run = self.evaluate(self.encoder, self.folder.evaluation(done))
+            self.encoder.module.train()
+            random.restore()
+            for name, task in run.tasks.items():
+                if task.status != "ok":
+                    self._warn(done, f"{name} was not scored: {task.error}")
+            scores = {"overall": run.overall, "ind": run.ind, "ood": run.ood}
+            tasks = {name: task.score for name, task in run.tasks.items()}
+            self._write({"kind": "evaluation", "step": done, "scores": scores, "tasks": tasks})
+            self.trackers.log(done, scores)
+            self.progress.evaluated(done, run)
+        self.processes.wait()
+
+    # -- checkpoints ---------------------------------------------------------------------------
+
+    def _save(self, done: int) -> None:
+        random = RandomState.now()
+        whole = None
+        if self.sharded:
+            whole = sharding.whole_state(self.encoder.module, self.processes)
+        state = {
+            "processes": self.processes.count,
+            "values": sharding.own_values(self.encoder.module),
+            "optimizer": sharding.optimizer_state(self.optimizer),
+            "random": {"cpu": random.cpu, "device": random.device},
+        }
+
+        def save_model(folder: Path) -> None:
+            self.encoder.save(folder) if whole is None else self.encoder.save(folder, whole)
+            relabel(folder, name=self.config.run.output_dir.name, **self._trained_on())
+
+        folder = self.folder.checkpoints.write(done, save_model, state)
+        self._write({"kind": "checkpoint", "step": done})
+        self.folder.draw()
+        self.progress.saved(done, folder)
+
+    def _restore(self, done: int) -> None:
+        import torch
+
+        state = self.folder.checkpoints.read(done)
+        same_count = state["processes"] == self.processes.count
+        if self.sharded and not same_count:
+            raise UsageError(
+                f"the checkpoint is of {state['processes']} processes with parts of the model each;"
+                f" {self.processes.count} cannot go on with it"
+            )
+        sharding.put_values(self.encoder.module, state["values"])
+        sharding.put_optimizer_state(self.optimizer, state["optimizer"])
+        if same_count:
+            RandomState(**state["random"]).restore()
+        else:
+            torch.manual_seed(self.config.run.seed + done + self.processes.rank)
+
+    def _trained_on(self) -> dict[str, Any]:
+        """Return what the card says of the training data: with the suite's, what was before."""
+        if self.config.data.suite is None:
+            return {}
+        before = getattr(getattr(self.encoder, "card", None), "training_datasets", None) or ()
+        names = (*before, *(subset.name for subset in self.data))
+        return {"training_datasets": tuple(dict.fromkeys(names))}
+
+    # -- writing down --------------------------------------------------------------------------
+
+    def _write(self, record: dict[str, Any]) -> None:
+        if self.log is not None:
+            self.log.write(record)
+
+    def _warn(self, step: int, message: str) -> None:
+        self._write({"kind": "warning", "step": step, "message": message})
+        self.progress.warned(message)
+
+
+def _save_memory(module: Any) -> None:
+    """Have layers computed again on the way back instead of kept."""
+    enable = getattr(module, "gradient_checkpointing_enable", None)
+    if enable is None:
+        raise UsageError("run.checkpointing: this model's module has no gradient checkpointing")
+    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
