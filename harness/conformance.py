@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from mmeb_harness.encoder import PlannedEncoder, infer
+from mmeb_harness.encoder import PlannedEncoder, TrainableEncoder, infer
 from mmeb_harness.errors import HarnessError, ItemError
 from mmeb_harness.item import PLACEHOLDER, Item
 from mmeb_harness.patient import (
@@ -353,6 +353,39 @@ def _plan(patient: Patient) -> str:
     return f"sizes {sizes}; a pickled copy prepares the same"
 
 
+def _trainable(patient: Patient) -> str:
+    """A trainer gets vectors with a graph; what is settled beforehand changes none of them."""
+    encoder = patient.encoder
+    if not isinstance(encoder, TrainableEncoder):
+        raise _Skipped("the encoder has no module to train")
+    import torch
+
+    items = list(patient.kinds.values())
+    batch = encoder.prepare([encoder.render(item) for item in items])
+    with torch.enable_grad():
+        vectors: Any = encoder.forward(batch)
+    if not getattr(vectors, "requires_grad", False):
+        raise _Fault("forward gives vectors without a graph: something detaches them")
+    with _frozen(encoder.module):
+        settled = infer(encoder, encoder.settled(batch))
+    moved = patient.apart(patient.encode(items), settled)
+    if moved > patient.tolerance:
+        raise _Fault(f"settled() changes vectors by {moved:.1e}")
+    return "vectors carry a graph; settling what is frozen changes none"
+
+
+@contextmanager
+def _frozen(module: Any) -> Iterator[None]:
+    """Put no parameter under training, for a while."""
+    trained = [one for one in module.parameters() if one.requires_grad]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for one in trained:
+            one.requires_grad_(True)
+
+
 CHECKS: Mapping[str, Callable[[Patient], str]] = {
     "finite": _finite,
     "dimension": _dimension,
@@ -366,4 +399,5 @@ CHECKS: Mapping[str, Callable[[Patient], str]] = {
     "role": _roles,
     "instruction": _instructions,
     "plan": _plan,
+    "training": _trainable,
 }

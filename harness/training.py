@@ -96,10 +96,10 @@ def process_device(wanted: str | None) -> str:
     """Return the device of this process: its own of several, where a launcher started several."""
     import torch
 
+    if wanted in (None, "cuda") and torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     if wanted is not None:
         return wanted
-    if torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

@@ -73,7 +73,7 @@ def merge_adapter(bound: Any) -> torch.nn.Module:
         layer.merge(safe_merge=True)
         base.to(dtype)
     merged: torch.nn.Module = bound.unload()
-    return merged
+    return merged.requires_grad_(True)  # peft has frozen it
 
 
 def carries_adapter(module: torch.nn.Module) -> bool:

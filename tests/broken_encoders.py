@@ -177,6 +177,21 @@ class SizesNothing(Qwen2VL):
         return 0
 
 
+class Detaches(Qwen2VL):
+    """Gives vectors that no gradient goes through."""
+
+    def forward(self, batch: Any) -> Any:
+        return super().forward(batch).detach()
+
+
+class SettlesElse(Qwen2VL):
+    """Settles what another picture would give."""
+
+    def settled(self, batch: Any) -> Any:
+        batch = super().settled(batch)
+        return replace(batch, seen=batch.seen.flip(0))
+
+
 class NanBesideLonger(Qwen2VL):
     """Attends to nothing in rows that are padded."""
 

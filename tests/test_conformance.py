@@ -50,6 +50,8 @@ BROKEN = [
     ("LosesItself", {}, "plan", "pickled copy"),
     ("PathsOnly", {}, "image sources", "a path, bytes or PIL image"),
     ("SizesNothing", {}, "plan", "size() gives 0 tokens"),
+    ("Detaches", {}, "training", "vectors without a graph"),
+    ("SettlesElse", {}, "training", "settled() changes vectors by"),
     ("Qwen2VL", {"dimension": 63}, "dimension", "64 dimensions, the card declares 63"),
 ]
 
