@@ -94,6 +94,8 @@ class TrainConfig(Section):
         if not isinstance(given, Mapping):
             return given
         words = {"model": "name", "data": "dir"}
+        if given.get("evaluation") is False:
+            given = {**given, "evaluation": None}
         return {
             key: {words[key]: value} if key in words and isinstance(value, str | Path) else value
             for key, value in given.items()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from mmeb_harness.trainconfig import RunSection, Section, TrainConfig
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 
 class BatchSection(Section):
@@ -52,7 +52,7 @@ class LossSection(Section):
     mask_equal_targets: bool = True
     hard_negatives: bool = False
     symmetric: bool = False
-    dimensions: tuple[int, ...] = ()
+    dimensions: tuple[PositiveInt, ...] = ()
 
 
 class LoraSection(Section):
@@ -141,10 +141,15 @@ class ContrastiveConfig(TrainConfig):
         """Read `lora: true` and `false`; a section with nothing under it has its defaults."""
         if not isinstance(given, Mapping):
             return given
-        read = {key: {} if value is None else value for key, value in given.items()}
+        blank = {k: {} for k, v in given.items() if v is None and k in cls._defaulted()}
+        read = {**given, **blank}
         if isinstance(switch := read.get("lora"), bool):
             read["lora"] = {} if switch else None
         return read
+
+    @classmethod
+    def _defaulted(cls) -> set[str]:
+        return {name for name, one in cls.model_fields.items() if one.default_factory is not None}
 
     @model_validator(mode="after")
     def _has_negatives(self) -> ContrastiveConfig:

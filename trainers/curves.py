@@ -131,5 +131,5 @@ def _extremes(points: Sequence[Point]) -> list[Point]:
     values = [point for point in points if point.value is not None]
     if not values:
         return [points[0]]
-    low, high = (pick(values, key=lambda point: point.value) for pick in (min, max))
+    low, high = (pick(values, key=lambda point: point.value or 0.0) for pick in (min, max))
     return [low] if low.value == high.value else sorted((low, high))

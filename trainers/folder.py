@@ -86,7 +86,8 @@ class TrainingFolder:
     def draw(self) -> None:
         """Draw the log as it stands."""
         if self.processes.is_main:
-            write_plot(self.path / LOG, self.path / CURVE)
+            title = self.config.run.output_dir.absolute().name
+            write_plot(self.path / LOG, self.path / CURVE, title=title)
 
     def evaluation(self, step: int) -> Path:
         """Return the folder of the scores after a step."""

@@ -30,7 +30,7 @@ from mmeb_harness.trainers.chunks import Preparer, ReadyBatch
 from mmeb_harness.trainers.config import ContrastiveConfig
 from mmeb_harness.trainers.folder import TrainingFolder
 from mmeb_harness.trainers.gradcache import RandomState
-from mmeb_harness.trainers.lora import choose_parameters
+from mmeb_harness.trainers.lora import choose_parameters, to_training
 from mmeb_harness.trainers.loss import InfoNCE
 from mmeb_harness.trainers.optimizer import learning_rate, make_optimizer
 from mmeb_harness.trainers.step import Diverged, Stepper
@@ -98,11 +98,12 @@ class Training:
                 self._step(step)
                 self._now_and_then(step + 1)
         self.trackers.end()
+        evaluation = self.folder.last("evaluation")
         return Trained(
             output_dir=self.config.run.output_dir,
             steps=self.steps,
             loss=self.folder.last("step").get("loss"),
-            scores=self.folder.last("evaluation").get("scores", {}),
+            scores={**evaluation.get("scores", {}), **evaluation.get("tasks", {})},
         )
 
     # -- before the first step -----------------------------------------------------------------
@@ -120,7 +121,7 @@ class Training:
         module: Any = self.encoder.module
         if self.config.run.checkpointing:
             _save_memory(module)
-        module.train()
+        to_training(module)
         self.processes.broadcast(module.state_dict().values())
         self.sharded = self.config.run.shard and self.processes.count > 1
         if self.sharded:
@@ -134,7 +135,7 @@ class Training:
         self.ready = self._ready_batches(done)
         facts = self._facts()
         self.folder.write_record({**facts, "adapted": list(self.chosen.adapted)})
-        self._write({"kind": "start", "step": done, **facts})
+        self._write({"kind": "start", "step": done, "steps": self.steps, **facts})
         self.progress.started(self.steps, done, facts)
 
     def _stepper(self) -> Stepper:
@@ -261,7 +262,7 @@ class Training:
             random = RandomState.now()
             self.encoder.module.eval()
             run = self.evaluate(self.encoder, self.folder.evaluation(done))
-            self.encoder.module.train()
+            to_training(self.encoder.module)
             random.restore()
             for name, task in run.tasks.items():
                 if task.status != "ok":
@@ -334,7 +335,8 @@ class Training:
 
 def _save_memory(module: Any) -> None:
     """Have layers computed again on the way back instead of kept."""
-    enable = getattr(module, "gradient_checkpointing_enable", None)
+    names = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # new, and old
+    enable = next((getattr(module, name) for name in names if hasattr(module, name)), None)
     if enable is None:
         raise UsageError("run.checkpointing: this model's module has no gradient checkpointing")
-    enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable({"use_reentrant": False})

@@ -1,19 +1,19 @@
-"""`mmeb-harness data`: the evaluation data of a suite, fetched from the Hub."""
+"""`mmeb-harness data`: the data of a suite, to be scored on or to be trained on, from the Hub."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from mmeb_harness.cli import options
 from mmeb_harness.cli.options import option
 from mmeb_harness.errors import UsageError
+from mmeb_harness.task import Task
 
-app = typer.Typer(
-    no_args_is_help=True, help="Fetch the evaluation data of a suite.", rich_markup_mode=None
-)
+app = typer.Typer(no_args_is_help=True, help="Fetch the data of a suite.", rich_markup_mode=None)
 
 
 @app.callback()
@@ -23,12 +23,20 @@ def _data() -> None:
 
 @app.command("fetch")
 def fetch(
+    context: typer.Context,
     tasks: options.Tasks = None,
     suite: Annotated[str, option("--suite", help="Whose data to fetch.")] = "mmeb",
+    training: Annotated[
+        bool, option("--training", help="The training parts, for `train`, not what is scored.")
+    ] = False,
+    split: Annotated[
+        str | None,
+        option("--split", metavar="NAME", help="Of the training parts (default: original)."),
+    ] = None,
     data_dir: options.DataDir = None,
     cache_dir: options.CacheDir = None,
 ) -> None:
-    """Fetch tables and images from the Hub; `run` then finds them without further options.
+    """Fetch tables and images from the Hub; `run` and `train` then find them by themselves.
 
     Without -t: all tasks of the suite. A download that was cut goes on where it stopped, and what
     is there already is not fetched again.
@@ -39,22 +47,43 @@ def fetch(
     from mmeb_harness.loading import load_object
     from mmeb_harness.registry import build_registry
     from mmeb_harness.selection import select_tasks, suite_tasks
+    from mmeb_harness.trainingdata import ORIGINAL, training_folder, training_tasks
 
-    chosen = select_tasks(suite_tasks(build_registry(), suite), tasks)
-    folder = data_dir or cache_root(cache_dir) / "data" / suite
-    fetchers = dict.fromkeys(task.fetcher for task in chosen if task.fetcher)
-    if not fetchers:
+    if split is not None and not training:
+        raise UsageError("--split is for the training parts: give --training with it")
+    everything, cache = suite_tasks(build_registry(), suite), cache_root(cache_dir)
+    if training:
+        chosen = training_tasks(everything, tasks)
+        fetchers = {task.name: task.training_fetcher for task in chosen}
+        folder = _asked_for(context, data_dir) or training_folder(cache, suite)
+        more = [split or ORIGINAL]
+    else:
+        chosen = select_tasks(everything, tasks)
+        fetchers = {task.name: task.fetcher for task in chosen}
+        folder = data_dir or cache / "data" / suite
+        more = []
+    if not any(fetchers.values()):
         raise UsageError(f"the data of suite {suite!r} comes with the package: nothing to fetch")
-    for fetcher in fetchers:
-        wanted = [task for task in chosen if task.fetcher == fetcher]
-        with _shown() as progress:
-            fetched = load_object(fetcher)(wanted, folder, progress)
-        megabytes = fetched.bytes_downloaded / 1e6
-        typer.echo(
-            f"{len(wanted)} tasks in {folder} at {fetched.revision}: {fetched.files} files and "
-            f"{megabytes:,.1f} MB fetched, {fetched.images_unpacked:,} images unpacked, "
-            f"{fetched.images_present:,} in place"
-        )
+    for fetcher in dict.fromkeys(fetcher for fetcher in fetchers.values() if fetcher):
+        wanted = [task for task in chosen if fetchers[task.name] == fetcher]
+        _fetch(load_object(fetcher), wanted, folder, more)
+
+
+def _asked_for(context: typer.Context, data_dir: Path | None) -> Path | None:
+    """Return the folder that was typed: the environment's is where data to be scored on lies."""
+    source = context.get_parameter_source("data_dir")
+    return None if source is not None and source.name == "ENVIRONMENT" else data_dir
+
+
+def _fetch(fetcher: Any, tasks: Sequence[Task], folder: Path, more: Sequence[str]) -> None:
+    with _shown() as progress:
+        fetched = fetcher(tasks, folder, progress, *more)
+    megabytes = fetched.bytes_downloaded / 1e6
+    typer.echo(
+        f"{len(tasks)} tasks in {folder} at {fetched.revision}: {fetched.files} files and "
+        f"{megabytes:,.1f} MB fetched, {fetched.images_unpacked:,} images unpacked, "
+        f"{fetched.images_present:,} in place"
+    )
 
 
 @contextmanager

@@ -11,10 +11,12 @@ from typing import Annotated, Any
 import typer
 from mmeb_harness.card import Card
 from mmeb_harness.cli import options
+from mmeb_harness.cli.trainer_page import config_schema, trainer_page
 from mmeb_harness.errors import unknown_name
 from mmeb_harness.item import PLACEHOLDER, Item
 from mmeb_harness.prompt import worded
 from mmeb_harness.registry import Plugin, Registry, build_registry
+from mmeb_harness.trainer import Trainer
 
 Rows = list[dict[str, Any]]
 
@@ -82,7 +84,7 @@ def _suites(registry: Registry) -> Rows:
 
 def _trainers(registry: Registry) -> Rows:
     return [
-        {"trainer": name, "summary": owned.thing.summary}
+        {"trainer": name, "from": owned.plugin.distribution, "summary": owned.thing.summary}
         for name, owned in registry.trainers.items()
     ]
 
@@ -143,15 +145,26 @@ def _cell(value: Any) -> str:
 
 def show(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A model (also FAMILY:REFERENCE) or a task.")
+        str,
+        typer.Argument(
+            metavar="NAME", help="A model (also FAMILY:REFERENCE), a task or a trainer."
+        ),
     ],
     as_json: options.AsJson = False,
 ) -> None:
-    """Show all that is declared of a model (its card) or of a task."""
+    """Show all that is declared of a model (its card), of a task, or of a trainer.
+
+    Of a trainer it prints a configuration with all keys, what they take and their defaults:
+
+      mmeb-harness show contrastive > mine.yaml
+    """
     registry = build_registry()
     found = _find(registry, name)
     if as_json:
         typer.echo(json.dumps(found, default=str))
+        return
+    if "trainer" in found:
+        typer.echo("\n".join(trainer_page(found)))
         return
     family = "base" in found and not found["base"]
     for key, value in found.items():
@@ -174,13 +187,16 @@ def _find(registry: Registry, name: str) -> dict[str, Any]:
             "loader": task.loader,
             **{key: value for key, value in task.facts.items() if key != "name"},
         }
+    if name in registry.trainers:
+        return _trainer_facts(registry.trainers[name].thing, registry.trainers[name].plugin)
     if ":" in name or Path(name).is_dir():
         from mmeb_harness.models import resolve_model
 
         model = resolve_model(registry, name, {})
         return _card_facts(model.card, model.plugin)
-    known = [*registry.cards, *(task for _, task in registry.tasks)]
-    raise unknown_name("model or task", name, known, "(see `list models`, `list tasks`)")
+    known = [*registry.cards, *(task for _, task in registry.tasks), *registry.trainers]
+    hint = "(see `list models`, `list tasks`, `list trainers`)"
+    raise unknown_name("model, task or trainer", name, known, hint)
 
 
 def _card_facts(card: Card, plugin: Plugin) -> dict[str, Any]:
@@ -189,6 +205,15 @@ def _card_facts(card: Card, plugin: Plugin) -> dict[str, Any]:
         **facts,
         "plugin": f"{plugin.distribution} {plugin.version}",
         "samples": _samples(card),
+    }
+
+
+def _trainer_facts(trainer: Trainer, plugin: Plugin) -> dict[str, Any]:
+    return {
+        "trainer": trainer.name,
+        "summary": trainer.summary,
+        "plugin": f"{plugin.distribution} {plugin.version}",
+        "config": config_schema(trainer),
     }
 
 

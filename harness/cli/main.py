@@ -10,17 +10,24 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from mmeb_harness.cli import cache, data, doctor, embed, listing, report, run
+from mmeb_harness.cli import cache, data, doctor, embed, listing, report, run, train
 from mmeb_harness.errors import HarnessError
 
 TRUE = ("1", "true", "yes", "on", "t", "y")
 
-NO_RESULT: dict[str, Any] = {
-    **dict.fromkeys(("model", "suite", "overall", "ind", "ood", "output_dir")),
-    "meta_tasks": {},
-    "tasks": {},
+NO_RESULT: dict[str, dict[str, Any]] = {
+    "run": {
+        **dict.fromkeys(("model", "suite", "overall", "ind", "ood", "output_dir")),
+        "meta_tasks": {},
+        "tasks": {},
+    },
+    "train": {**dict.fromkeys(("output_dir", "steps", "loss")), "scores": {}},
 }
-"""The object that `--json` prints, where there is nothing to report but an error."""
+"""The object that a command's `--json` prints, where there is nothing to report but an error."""
+
+STOPPED = {"train": "stopped; the same command goes on from the newest checkpoint"}
+STOPPED_ELSE = "stopped; what was computed is kept, the same command goes on"
+"""What is said when a command is interrupted."""
 
 DEBUG = "MMEB_HARNESS_DEBUG"
 
@@ -41,6 +48,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("embed")(embed.embed)
+app.command("train")(train.train)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)
 app.command("list")(listing.list_things)
@@ -85,7 +93,7 @@ def _run(arguments: list[str]) -> int:
     except HarnessError as error:
         return _fail(arguments, str(error), error.exit_status)
     except (_Stopped, KeyboardInterrupt, typer.Abort):
-        return _fail(arguments, "stopped; what was computed is kept, the same command goes on", 130)
+        return _fail(arguments, STOPPED.get(_command(arguments), STOPPED_ELSE), 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -98,13 +106,19 @@ def _run(arguments: list[str]) -> int:
         return _fail(arguments, f"{what} (a defect here or in a plugin; {DEBUG}=1 shows where)", 1)
 
 
+def _command(arguments: list[str]) -> str:
+    return next((word for word in arguments if not word.startswith("-")), "")
+
+
 def _fail(arguments: list[str], message: str, status: int, usage: Any = None) -> int:
+    if _command(arguments) == "train" and train.process_rank() > 0:
+        return train.fail_beside(message, status)
     context = getattr(usage, "ctx", None)
     if context is not None:
         typer.echo(context.get_usage(), err=True)
     typer.echo(f"error: {message}", err=True)
     if "--json" in arguments or os.environ.get("MMEB_HARNESS_JSON", "0").lower() in TRUE:
-        typer.echo(json.dumps({**NO_RESULT, "error": message}))
+        typer.echo(json.dumps({**NO_RESULT.get(_command(arguments), {}), "error": message}))
     return status
 
 
