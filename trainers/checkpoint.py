@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmeb_harness.card import CARD_FILE
 from mmeb_harness.errors import EnvironmentFault, HarnessError
+from mmeb_harness.files import storage_fault
 from mmeb_harness.trainers.processes import Processes
 
 TRAINING, STATE = "training", "state"
@@ -72,12 +74,10 @@ class Checkpoints:
                 _sync(aside)
             self.processes.wait()
             if self.processes.is_main:
-                shutil.rmtree(final, ignore_errors=True)
+                _remove(final)
                 aside.rename(final)
                 self._publish(final)
-        if self.processes.is_main:
-            for old in self.steps()[: -self.keep]:
-                shutil.rmtree(self.at(old), ignore_errors=True)
+                self._let_go()
         return final
 
     def read(self, step: int) -> dict[str, Any]:
@@ -97,23 +97,47 @@ class Checkpoints:
             ) from error
         return state
 
-    def clear(self) -> None:
-        """Remove a training; the model that it left stays until there is another."""
+    def tidy(self) -> None:
+        """Remove what a kill left half done, and do what it left undone with the newest one.
+
+        Raises:
+            EnvironmentFault: where the folder cannot be written.
+        """
+        try:
+            for path in self.folder.glob(".*"):
+                _delete(path)
+            if steps := self.steps():
+                self._publish(self.at(steps[-1]))
+                self._let_go()
+        except OSError as error:
+            raise storage_fault(error, self.output_dir / TRAINING) from error
+
+    def clear(self, but: str) -> None:
+        """Remove a training, `but` for one file of it; the model that it left stays until there is
+        another."""
         if self.processes.is_main and self.folder.is_dir():
-            shutil.rmtree(self.folder)
+            for path in self.folder.iterdir():
+                if path.name != but:
+                    _delete(path)
         self.processes.wait()
+
+    def _let_go(self) -> None:
+        for old in self.steps()[: -self.keep]:
+            _remove(self.at(old))
 
     def _publish(self, checkpoint: Path) -> None:
         """Put the checkpoint's model at the top, its card last; the files are the same files."""
         files = [path for path in checkpoint.iterdir() if path.is_file()]
-        for path in sorted(files, key=lambda path: (path.name == "card.json", path.name)):
-            aside = self.output_dir / f".{path.name}"
+        for path in sorted(files, key=lambda path: (path.name == CARD_FILE, path.name)):
+            aside, final = self.output_dir / f".{path.name}", self.output_dir / path.name
             aside.unlink(missing_ok=True)
+            if final.is_file() and final.samefile(path):
+                continue
             try:
                 os.link(path, aside)
             except OSError:
                 shutil.copyfile(path, aside)
-            aside.replace(self.output_dir / path.name)
+            aside.replace(final)
 
     @contextlib.contextmanager
     def _whole(self, aside: Path) -> Iterator[None]:
@@ -131,6 +155,22 @@ class Checkpoints:
             ) from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Take a checkpoint away at once, and then file by file."""
+    aside = checkpoint.with_name(f".{checkpoint.name}")
+    if checkpoint.is_dir():
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _sync(folder: Path) -> None:

@@ -18,9 +18,10 @@ from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines.batch import prepare_batch
 from mmeb_harness.errors import ItemError, TaskError
 from mmeb_harness.gather import name_item
+from mmeb_harness.image import pixel_digest
 from mmeb_harness.item import Item, Rendered
-from mmeb_harness.plan import cut_batches
 from mmeb_harness.task import Pair
+from mmeb_harness.trainers.cutting import cut_chunks
 from mmeb_harness.trainers.gradcache import Chunk
 from numpy.typing import NDArray
 
@@ -95,7 +96,7 @@ class Preparer:
 
     def _cut(self, sizes: NDArray[np.int32]) -> list[NDArray[np.int64]]:
         if self.items is None:
-            return cut_batches(sizes, self.tokens)[::-1]
+            return cut_chunks(sizes, self.tokens)
         order = np.argsort(sizes, kind="stable")
         return [order[at : at + self.items] for at in range(0, len(order), self.items)]
 
@@ -161,8 +162,10 @@ def _content(rendered: Rendered) -> tuple[object, ...]:
     """Return what tells a rendered item from others: its text, settings, and image by path or
     content."""
     image = rendered.image
-    if image is not None and not isinstance(image, str | bytes | os.PathLike):
-        image = f"{image.mode} {image.size}".encode() + image.tobytes()
+    if isinstance(image, os.PathLike):
+        image = os.fspath(image)
+    elif image is not None and not isinstance(image, str | bytes):
+        image = pixel_digest(image).encode()
     return rendered.text, rendered.settings, image
 
 

@@ -141,7 +141,9 @@ class ContrastiveConfig(TrainConfig):
         """Read `lora: true` and `false`; a section with nothing under it has its defaults."""
         if not isinstance(given, Mapping):
             return given
-        blank = {k: {} for k, v in given.items() if v is None and k in cls._defaulted()}
+        blank: dict[str, Any] = dict.fromkeys(
+            (k for k, v in given.items() if v is None and k in cls._defaulted()), {}
+        )
         read = {**given, **blank}
         if isinstance(switch := read.get("lora"), bool):
             read["lora"] = {} if switch else None

@@ -48,18 +48,18 @@ class TrainingFolder:
         """
         identity = self._identity()
         self.processes.agree("the configuration", digest_of(identity))
-        if self.config.run.fresh:
-            self.checkpoints.clear()
-        before = self._read_record()
-        if before is not None:
-            _check_same(before.get("identity", {}), identity, self.config.run.output_dir)
-        elif self._holds_anything():
+        if not (self.path / RECORD).exists() and self._holds_anything():
             raise UsageError(
                 f"{self.config.run.output_dir} holds files that are of no training: choose another "
                 "run.output_dir"
             )
+        if self.config.run.fresh:
+            self.checkpoints.clear(but=RECORD)  # which says whose the folder is
+        elif (before := self._read_record()) is not None:
+            _check_same(before.get("identity", {}), identity, self.config.run.output_dir)
         if self.processes.is_main:
             check_writable(self.path)
+            self.checkpoints.tidy()
         self.processes.wait()
         return max(self.checkpoints.steps(), default=0)
 

@@ -74,11 +74,12 @@ def backward_all(
         if number == 0 and before_last is not None:
             before_last()
         if number == len(chunks) - 1 and cached.kept is not None:
-            torch.autograd.backward(cached.kept, parts[number])
-            continue
-        with cached.states[number].replayed():
-            vectors = embed(chunks[number].batch)[: chunks[number].items]
-        torch.autograd.backward(vectors, parts[number])
+            vectors = cached.kept
+        else:
+            with cached.states[number].replayed():
+                vectors = embed(chunks[number].batch)[: chunks[number].items]
+        if vectors.requires_grad:  # nothing under training may have a say in some chunks
+            torch.autograd.backward(vectors, parts[number])
 
 
 @dataclass(frozen=True, kw_only=True)

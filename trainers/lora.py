@@ -57,6 +57,17 @@ def choose_parameters(encoder: TrainableEncoder, config: ContrastiveConfig) -> U
     return UnderTraining(parameters=chosen, adapted=adapted)
 
 
+def to_training(module: torch.nn.Module) -> None:
+    """Switch dropout on, and nothing else: layers that normalise over a batch keep the statistics
+    that they have, so that no vector depends on the others of its chunk."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    module.train()
+    for part in module.modules():
+        if isinstance(part, _BatchNorm):
+            part.eval()
+
+
 def _choose_weights(module: torch.nn.Module, train: Sequence[str], freeze: Sequence[str]) -> None:
     names = [name for name, _ in module.named_parameters()]
     chosen = matching(names, train, "train") - matching(names, freeze, "freeze")

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from mmeb_harness.errors import UsageError
+
 if TYPE_CHECKING:
     import torch
 
@@ -36,11 +38,21 @@ class InfoNCE:
 
         `codes_T` numbers the targets, equal ones alike: what equals a query's own target is then
         not counted against it, if that is to be masked. None: all are different.
+
+        Raises:
+            UsageError: for a dimension that the vectors do not have.
         """
+        own = queries_PD.shape[1]
+        if max(self.dimensions, default=0) > own:
+            raise UsageError(
+                f"loss.dimensions: the model's vectors have {own} numbers, not "
+                f"{max(self.dimensions)}"
+            )
+        queries_PD, targets_TD = _wide(queries_PD), _wide(targets_TD)
         same_as_T = codes_T if self.mask_equal_targets else None
         losses = [
             self._loss(queries_PD[:, :dimension], targets_TD[:, :dimension], same_as_T)
-            for dimension in self.dimensions or (queries_PD.shape[1],)
+            for dimension in self.dimensions or (own,)
         ]
         return sum(losses[1:], losses[0]) / len(losses)
 
@@ -69,6 +81,10 @@ class InfoNCE:
 
 
 INFINITY = float("inf")
+
+
+def _wide(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors if vectors.element_size() >= 4 else vectors.float()
 
 
 def _places(scores_PT: torch.Tensor) -> torch.Tensor:

@@ -97,6 +97,8 @@ class Training:
             for step in range(done, self.steps):
                 self._step(step)
                 self._now_and_then(step + 1)
+        else:
+            self.folder.draw()  # which a kill may have left undone
         self.trackers.end()
         evaluation = self.folder.last("evaluation")
         return Trained(
@@ -140,7 +142,7 @@ class Training:
 
     def _stepper(self) -> Stepper:
         batch, loss = self.config.batch, self.config.loss
-        card = getattr(self.encoder, "card", None)
+        card: Any = getattr(self.encoder, "card", None)
         on_cpu = self._device.startswith("cpu")
         usual = CPU_CHUNK_TOKENS if on_cpu else DEVICE_CHUNK_TOKENS
         preparer = Preparer(
@@ -154,7 +156,7 @@ class Training:
             self.encoder,
             InfoNCE(
                 temperature=loss.temperature,
-                similarity=loss.similarity or getattr(card, "similarity", "cosine"),
+                similarity=loss.similarity or ("cosine" if card is None else card.similarity),
                 mask_equal_targets=loss.mask_equal_targets,
                 symmetric=loss.symmetric,
                 dimensions=loss.dimensions,
@@ -250,10 +252,21 @@ class Training:
         run, evaluation = self.config.run, self.config.evaluation
         every = run.checkpoint_every or math.ceil(self.steps / CHECKPOINTS)
         at_end = done == self.steps
-        if evaluation is not None and (done % evaluation.every == 0 or at_end):
+        evaluates = evaluation is not None and (done % evaluation.every == 0 or at_end)
+        saves = done % every == 0 or at_end
+        if evaluates or saves:
+            self._check_finite(done)
+        if evaluates:
             self._evaluate(done)
-        if done % every == 0 or at_end:
+        if saves:
             self._save(done)
+
+    def _check_finite(self, done: int) -> None:
+        """Refuse to keep or score weights that a step has spoilt: the next one would show it."""
+        values = sharding.own_values(self.encoder.module).values()
+        odd = sum(not value.isfinite().all() for value in values)
+        if self.processes.maximum(odd):
+            raise self._diverged(done - 1, Diverged("it left weights that are not finite"))
 
     def _evaluate(self, done: int) -> None:
         """Score the encoder as it is, in the first process; leave the random numbers alone."""
@@ -290,7 +303,7 @@ class Training:
 
         def save_model(folder: Path) -> None:
             self.encoder.save(folder) if whole is None else self.encoder.save(folder, whole)
-            relabel(folder, name=self.config.run.output_dir.name, **self._trained_on())
+            relabel(folder, name=self.config.run.output_dir.resolve().name, **self._trained_on())
 
         folder = self.folder.checkpoints.write(done, save_model, state)
         self._write({"kind": "checkpoint", "step": done})
