@@ -46,3 +46,11 @@ class Rendered:
     text: str | None = None
     image: ImageSource | None = None
     settings: tuple[str, ...] = ()
+
+
+def mark_instruction(text: str, instruction: str | None) -> str | None:
+    """Return the instruction if the text begins with it (after a placeholder), else None."""
+    if not instruction:
+        return None
+    body = text.removeprefix(PLACEHOLDER).lstrip()
+    return instruction if body.startswith(instruction) else None

@@ -49,8 +49,9 @@ class Task:
     `loader` is a dotted path `package.module:callable` called as `loader(task, location)` and
     returning TaskData; `training_loader` likewise, called with the split's name as well, gives
     Pairs; `fetcher`, called as `fetcher(tasks, folder, progress)`, brings the data of several tasks
-    into a folder, where they do not come with the package. `facts` is the loader's own (for MMEB: a
-    row of the table).
+    into a folder, where they do not come with the package; `training_fetcher`, called with the
+    split's name as well, their training parts. `facts` is the loader's own (for MMEB: a row of the
+    table).
     """
 
     name: str
@@ -60,6 +61,7 @@ class Task:
     loader: str
     training_loader: str | None = None
     fetcher: str | None = None
+    training_fetcher: str | None = None
     metric: str = "hit_at_1"
     summary: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)

@@ -47,6 +47,7 @@ class Phi3V(Decoder):
     """An encoder over Phi-3.5-vision."""
 
     model_types = ("phi3_v",)
+    adapter_targets = (r"model\.layers",)
 
     # -- CPU half ------------------------------------------------------------------------------
 

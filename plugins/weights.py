@@ -68,18 +68,26 @@ class LazyWeights(TrainableEncoder):
     def settled_part(self, name: str, compute: Callable[[], Any]) -> Any | None:
         """Return what `compute` gives, if no parameter under training decides it; else None.
 
-        Whether one does is asked of autograd, once for each `name` and choice of parameters.
+        Whether one does is asked of autograd, once for each `name` and choice of parameters, which
+        leaves no trace in the random numbers: a training that goes on asks again.
         """
         import torch
 
         choice = tuple(parameter.requires_grad for parameter in self.module.parameters())
         if self._trained_parts.get(name, (choice, False)) == (choice, True):
             return None
+        on_device = torch.device(self.device).type == "cuda"
+        before = torch.get_rng_state(), torch.cuda.get_rng_state(self.device) if on_device else None
         with torch.enable_grad():
             value = compute()
         trained = any(tensor.requires_grad for tensor in _tensors(value))
         self._trained_parts[name] = (choice, trained)
-        return None if trained else value
+        if not trained:
+            return value
+        torch.set_rng_state(before[0])
+        if before[1] is not None:
+            torch.cuda.set_rng_state(before[1], self.device)
+        return None
 
     def fingerprint(self) -> str:
         """The class alone while the weights are those on disk; else a digest of those in memory."""

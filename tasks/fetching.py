@@ -1,4 +1,4 @@
-"""Brings the evaluation data of MMEB tasks from the repository that the table names."""
+"""Brings the data of MMEB tasks from the repositories that the table names."""
 
 from __future__ import annotations
 
@@ -15,3 +15,13 @@ def fetch_tasks(tasks: Sequence[Task], folder: Path, progress: FetchProgress) ->
     """Fetch the tables and images of some tasks into `folder`; what is there stays."""
     names = [task.name for task in tasks]
     return fetch(suite_facts()["repository"], names, folder, progress=progress)
+
+
+def fetch_training(
+    tasks: Sequence[Task], folder: Path, progress: FetchProgress, split: str
+) -> Fetched:
+    """Fetch one split of the tasks' training tables, and their images; what is there stays."""
+    names = [task.facts["train_name"] for task in tasks]
+    return fetch(
+        suite_facts()["training_repository"], names, folder, split=split, progress=progress
+    )

@@ -1,9 +1,9 @@
-"""Fetching MMEB's evaluation data from the Hugging Face Hub into a folder `load_dataset` reads.
+"""Fetching MMEB's data from the Hugging Face Hub into a folder that `load_dataset` reads.
 
 The one idea: every file is known by the digest the repository gives it, so any step can be cut
 short and done again, and only what is missing travels.
 
-    FOLDER/README.md  FOLDER/SUBSET/test-*.parquet     as in the repository
+    FOLDER/README.md  FOLDER/SUBSET/SPLIT-*.parquet    as in the repository
     FOLDER/images/SUBSET/...                           unpacked from the repository's zip archives
     FOLDER/.archives/                                  unfinished downloads, and each archive that
                                                        still holds subsets not yet asked for
@@ -21,7 +21,7 @@ from pathlib import Path
 from mmeb_harness.errors import UsageError
 from mmeb_harness.tasks.download import FetchProgress, Hub, SilentProgress
 from mmeb_harness.tasks.hub_errors import explained
-from mmeb_harness.tasks.repository import ARCHIVES, README, TABLE, Listing, RemoteFile
+from mmeb_harness.tasks.repository import ARCHIVES, README, Listing, RemoteFile
 from mmeb_harness.tasks.unpack import ImageArchive, census, open_archive, require_room
 
 RECORD = ".mmeb-harness.json"
@@ -113,7 +113,7 @@ class _Job:
     def _drop_replaced_tables(self, subsets: list[str]) -> None:
         """Remove tables of ours that the repository has renamed, or readers would take both."""
         for path in self.record.files.keys() - self.listing.files.keys():
-            if (match := TABLE.fullmatch(path)) and match["subset"] in subsets:
+            if self.listing.subset_of(path) in subsets:
                 (self.folder / path).unlink(missing_ok=True)
                 del self.record.files[path]
 
@@ -201,14 +201,15 @@ def fetch(
     subsets: Sequence[str],
     folder: Path,
     *,
+    split: str = "test",
     revision: str | None = None,
     endpoint: str | None = None,
     progress: FetchProgress | None = None,
 ) -> Fetched:
-    """Bring the tables and pictures of some subsets into a folder, as far as they are missing.
+    """Bring one split's tables and the pictures of some subsets into a folder, as far as missing.
 
     Raises:
-        UsageError: for a subset or revision the repository has not, or a folder of other data.
+        UsageError: for a subset, split or revision that is not there, or a folder of other data.
         EnvironmentFault: without network, access, room or a sound archive; what came is kept.
     """
     with explained(repository, folder, endpoint):
@@ -217,7 +218,7 @@ def fetch(
         )
 
         hub = Hub(repository, endpoint, progress or SilentProgress())
-        listing = hub.listing(revision)
+        listing = replace(hub.listing(revision), split=split)
         chosen = listing.choose(subsets)
         (folder / ARCHIVES).mkdir(parents=True, exist_ok=True)
         with WeakFileLock(folder / ARCHIVES / _LOCK):

@@ -21,12 +21,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from mmeb_harness.errors import TaskError
-from mmeb_harness.item import PLACEHOLDER, Item, Modality, Role
+from mmeb_harness.imagepaths import checked_paths
+from mmeb_harness.item import PLACEHOLDER, Item, Role, mark_instruction
 from mmeb_harness.task import DataLocation, Task
 from mmeb_harness.taskdata import Ragged, TaskData
-from mmeb_harness.tasks.source import checked_paths, evaluation_files, image_root
+from mmeb_harness.tasks.source import evaluation_files, image_root
 from mmeb_harness.tasks.table import DatasetFacts
-from mmeb_harness.tasks.wording import Wording, candidate_text, mark_instruction, query_text
+from mmeb_harness.tasks.wording import Wording, candidate_text, query_text
 from numpy.typing import NDArray
 
 
@@ -206,7 +207,7 @@ def _items(
     """Make the distinct items; also say which have an instruction that is not in the table."""
     paths = checked_paths(side.paths, root)
     marks = [mark_instruction(text, instruction) for text in side.texts]
-    modality = _modality(facts, role)
+    modality = facts.modality(role)
     items = [
         Item(
             text=side.texts[text] or None,
@@ -219,15 +220,6 @@ def _items(
     ]
     odd = [instruction is not None and item.instruction is None for item in items]
     return items, np.array(odd, dtype=bool)
-
-
-def _modality(facts: DatasetFacts, role: Role) -> Modality | None:
-    """What the original's unimodal baselines take of this side."""
-    if facts.unimodal is None:
-        return None
-    first: Modality = "text" if facts.unimodal == "t2i" else "image"
-    other: Modality = "image" if first == "text" else "text"
-    return first if role == "query" else other
 
 
 def _notes(

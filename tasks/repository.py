@@ -12,7 +12,7 @@ from mmeb_harness.errors import UsageError, unknown_name
 
 ARCHIVES = ".archives"
 README = "README.md"
-TABLE = re.compile(r"(?P<subset>[^/.][^/]*)/test[^/]*\.parquet")
+_TABLE = re.compile(r"(?P<subset>[^/.][^/]*)/(?P<split>[^/.-]+)[^/]*\.parquet")
 _SHARED = re.compile(r"[^/]*images[^/]*\.zip", re.IGNORECASE)
 
 
@@ -50,21 +50,28 @@ class RemoteFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """The files of a repository at one commit, and what they are to us."""
+    """The files of a repository at one commit, and what they are to us, who want one split."""
 
     repository: str
     commit: str
     files: Mapping[str, RemoteFile]
+    split: str = "test"
 
     @property
     def subsets(self) -> set[str]:
-        """The subsets there are: the folders that hold a test table."""
-        matches = (TABLE.fullmatch(path) for path in self.files)
-        return {match["subset"] for match in matches if match}
+        """The subsets there are: the folders that hold a table of the split."""
+        return {subset for path in self.files if (subset := self.subset_of(path)) is not None}
+
+    def subset_of(self, path: str) -> str | None:
+        """Return the subset that a file is a table of, in this split; None: it is none."""
+        match = _TABLE.fullmatch(path)
+        return match["subset"] if match and match["split"] == self.split else None
 
     def choose(self, names: Sequence[str]) -> list[str]:
         """Check the names of subsets and drop repetitions."""
         known = self.subsets
+        if not known and (splits := self._splits()):
+            raise unknown_name("split", self.split, splits, f"(splits of {self.repository})")
         hint = f"(subsets of {self.repository}: {', '.join(sorted(known)) or 'none'})"
         for name in names:
             if name not in known:
@@ -73,10 +80,12 @@ class Listing:
             raise UsageError(f"name the subsets to fetch {hint}")
         return list(dict.fromkeys(names))
 
+    def _splits(self) -> set[str]:
+        return {match["split"] for path in self.files if (match := _TABLE.fullmatch(path))}
+
     def tables(self, subset: str) -> list[RemoteFile]:
         """List the parquet files of a subset."""
-        found = ((TABLE.fullmatch(path), file) for path, file in self.files.items())
-        return [file for match, file in found if match and match["subset"] == subset]
+        return [file for path, file in self.files.items() if self.subset_of(path) == subset]
 
     def archives(self, subset: str) -> list[RemoteFile]:
         """List the archives with a subset's pictures: its own, else those at the root for all."""

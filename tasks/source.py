@@ -1,12 +1,13 @@
-"""Where MMEB's files lie on this machine, and which image paths are safe to open."""
+"""Where MMEB's files lie on this machine."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from mmeb_harness.errors import DataMissing, TaskError
+from mmeb_harness.errors import DataMissing
+from mmeb_harness.imagepaths import holding_root
+from mmeb_harness.pairfiles import check_complete
 from mmeb_harness.task import DataLocation, Task
 from mmeb_harness.tasks.table import suite_facts
 
@@ -15,9 +16,6 @@ IMAGE_FOLDERS = ("images", "eval_images", ".")
 
 BESIDE = "eval_images"
 """Where they are looked for beside it, last: the README of VLM2Vec unpacks them so."""
-
-SAMPLE = 32
-"""How many paths are tried before a folder is taken not to hold the images."""
 
 
 def evaluation_files(task: Task, location: DataLocation) -> list[Path]:
@@ -36,20 +34,10 @@ def evaluation_files(task: Task, location: DataLocation) -> list[Path]:
 def split_files(folder: Path, name: str, split: str) -> list[Path]:
     """Return one split's files: `NAME/SPLIT-*.parquet`, or what the folder's README declares."""
     plain = sorted((folder / name).glob(f"{split}-*.parquet"))
-    _check_complete(plain)
+    check_complete(plain)
     if plain or not (folder / "README.md").is_file():
         return plain
     return _declared_files(folder, name, split)
-
-
-def _check_complete(sources: Sequence[Path]) -> None:
-    """Refuse part of a table: its files say how many they are (`...-00000-of-00002.parquet`)."""
-    counts = [re.search(r"-of-(\d+)\.parquet$", source.name) for source in sources]
-    expected = {int(count[1]) for count in counts if count}
-    if expected and expected != {len(sources)}:
-        raise TaskError(
-            f"{sources[0].parent} holds {len(sources)} of {max(expected)} files: fetch it again"
-        )
 
 
 def _declared_files(folder: Path, name: str, split: str) -> list[Path]:
@@ -71,23 +59,5 @@ def image_root(location: DataLocation, paths: Sequence[str]) -> Path | None:
         return None
     beside = location.data_dir.absolute().parent / BESIDE
     roots = [*(location.data_dir / name for name in IMAGE_FOLDERS), beside]
-    for root in roots:
-        if any((root / path).exists() for path in paths[:SAMPLE]):
-            return root
-    return next((root for root in roots if root.is_dir()), roots[0])
-
-
-def checked_paths(paths: Sequence[str], root: Path | None) -> list[str | None]:
-    """Put the paths under the root, None where empty.
-
-    Raises:
-        TaskError: for a path that climbs out of the root.
-    """
-    return [_checked(path, root) if path else None for path in paths]
-
-
-def _checked(path: str, root: Path | None) -> str:
-    parts = PurePosixPath(path.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or "\0" in path:
-        raise TaskError(f"image path {path!r} climbs out of the image folder {root}")
-    return path if root is None else f"{root}/{path}"
+    found = holding_root(roots, paths)
+    return found or next((root for root in roots if root.is_dir()), roots[0])

@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
 
+from mmeb_harness.item import Modality, Role
 from mmeb_harness.task import MetaTask, Split, Task
 from pydantic import BaseModel, ConfigDict
 
@@ -15,6 +16,7 @@ LOADER = "mmeb_harness.tasks.mmeb:load"
 FETCHER = "mmeb_harness.tasks.fetching:fetch_tasks"
 MINI_LOADER = "mmeb_harness.tasks.mmeb:load_mini"
 TRAINING_LOADER = "mmeb_harness.tasks.training:load_training"
+TRAINING_FETCHER = "mmeb_harness.tasks.fetching:fetch_training"
 
 Parser = Literal["image_cls", "image_qa", "image_i2t", "image_t2i", "image_i2i_vg"]
 
@@ -36,6 +38,12 @@ class DatasetFacts(BaseModel):
     parser: Parser
     unimodal: Literal["t2i", "i2t"] | None = None
     candidates: int
+
+    def modality(self, role: Role) -> Modality | None:
+        """Return what the original's unimodal baselines take of a side; None: both."""
+        if self.unimodal is None:
+            return None
+        return "text" if (self.unimodal == "t2i") == (role == "query") else "image"
 
 
 @cache
@@ -81,6 +89,7 @@ def _task(suite: str, facts: DatasetFacts, loader: str = LOADER) -> Task:
         loader=loader,
         training_loader=TRAINING_LOADER if trained else None,
         fetcher=FETCHER if suite == "mmeb" else None,
+        training_fetcher=TRAINING_FETCHER if trained else None,
         summary=f"{facts.query_modality} to {facts.target_modality}",
         facts=facts.model_dump(),
     )

@@ -1,6 +1,6 @@
 """How MMEB words its items: where the instruction stands, and how V2's separate parts are joined.
 
-Texts are kept verbatim; the instruction is only marked. The joining rules are those of VLM2Vec's V2
+The joining rules are those of VLM2Vec's V2
 parsers (src/data/eval_dataset/image_*.py at main), which rebuild the v1 strings.
 """
 
@@ -22,14 +22,6 @@ class Wording:
     @classmethod
     def of(cls, columns: Sequence[str]) -> Wording:
         return cls(separate="qry_inst" in columns)
-
-
-def mark_instruction(text: str, instruction: str | None) -> str | None:
-    """Return the instruction if the text begins with it (after a placeholder), else None."""
-    if instruction is None:
-        return None
-    body = text.removeprefix(PLACEHOLDER).lstrip()
-    return instruction if body.startswith(instruction) else None
 
 
 def query_text(facts: DatasetFacts, instruction: str, text: str) -> str:

@@ -547,6 +547,142 @@ def test_offline_says_so(hub: Hub, tmp_path: Path) -> None:
     assert not hub.requests
 
 
+# -- training data ---------------------------------------------------------------------------------
+
+TRAINING = "TIGER-Lab/MMEB-train"
+
+
+def of_split(subset: str, split: str) -> str:
+    return f"{subset}/{split}-00000-of-00001.parquet"
+
+
+@pytest.fixture
+def training(hub: Hub, goldens: Path) -> dict[str, bytes]:
+    """Publish MMEB-train in small: real tables in three splits, an archive of images a subset."""
+    files = {"README.md": b"---\nconfigs: []\n---\n"}
+    for subset in ("CIRR", "ImageNet_1K", "MSCOCO_t2i"):
+        rows = (goldens / "data/train" / of_split(subset, "original")).read_bytes()
+        files |= {of_split(subset, "original"): rows, of_split(subset, "train"): b"older"}
+        images = (goldens / "data/train_images/images" / subset).iterdir()
+        archive = packed({f"{subset}/{image.name}": image.read_bytes() for image in images})
+        files[f"images_zip/{subset}.zip"] = archive
+    files[of_split("CIRR", "diverse_instruction")] = files[of_split("CIRR", "original")]
+    hub.publish(TRAINING, files)
+    return files
+
+
+def train_on(folder: Path, names: str) -> list[Any]:
+    from mmeb_harness.registry import build_registry
+    from mmeb_harness.trainconfig import DataSection
+    from mmeb_harness.trainingdata import load_training_data
+
+    section = DataSection(suite="mmeb", subsets=names)
+    return load_training_data(section, build_registry({}), folder, 42)
+
+
+def test_training_data_is_cut_resumed_and_read(
+    hub: Hub, training: dict[str, bytes], tmp_path: Path
+) -> None:
+    folder = tmp_path / "training/mmeb"
+    wanted = ["CIRR", "ImageNet_1K"]
+    chosen = {of_split(name, "original") for name in wanted} | {"README.md"}
+    chosen |= {f"images_zip/{name}.zip" for name in wanted}
+    hub.cuts["images_zip/CIRR.zip"] = [20_000]
+    hub.resets = True
+    heard = Heard()
+    result = fetch(
+        TRAINING, wanted, folder, split="original", endpoint=hub.endpoint, progress=heard
+    )
+    assert set(hub.sent) == chosen, "no other split, no other subset"
+    assert hub.ranges["images_zip/CIRR.zip"][1].startswith("bytes=")
+    assert heard.waits == [1.0]
+    images = sum(len(subset) for subset in (training_images(folder, name) for name in wanted))
+    assert result.images_unpacked == result.images_present == images == 64
+    hub.forget()
+    again = fetch(TRAINING, wanted, folder, split="original", endpoint=hub.endpoint)
+    assert (dict(hub.sent), again.files, again.images_present) == ({}, 0, 64)
+    cirr, imagenet = train_on(tmp_path, "CIRR,ImageNet-1K")
+    assert (len(cirr.pairs), len(imagenet.pairs)) == (16, 16)
+    for pair in (*cirr.pairs, *imagenet.pairs):
+        assert Path(pair.query.image).read_bytes()
+
+
+def training_images(folder: Path, subset: str) -> list[Path]:
+    return list((folder / "images" / subset).iterdir())
+
+
+def test_another_split_needs_only_its_tables_and_leaves_the_first(
+    hub: Hub, training: dict[str, bytes], tmp_path: Path
+) -> None:
+    fetch(TRAINING, ["CIRR"], tmp_path, split="original", endpoint=hub.endpoint)
+    hub.forget()
+    fetch(TRAINING, ["CIRR"], tmp_path, split="diverse_instruction", endpoint=hub.endpoint)
+    assert set(hub.sent) == {of_split("CIRR", "diverse_instruction")}
+    files = dict(training)
+    files["CIRR/original-00000-of-00002.parquet"] = files.pop(of_split("CIRR", "original"))
+    hub.publish(TRAINING, files)
+    fetch(TRAINING, ["CIRR"], tmp_path, split="original", endpoint=hub.endpoint)
+    tables = {path.name for path in (tmp_path / "CIRR").iterdir()}
+    assert tables == {
+        "original-00000-of-00002.parquet",
+        "diverse_instruction-00000-of-00001.parquet",
+    }
+
+
+def test_an_unknown_split_names_the_nearest(
+    hub: Hub, training: dict[str, bytes], tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match="unknown split 'orignal'; did you mean 'original'"):
+        fetch(TRAINING, ["CIRR"], tmp_path, split="orignal", endpoint=hub.endpoint)
+    with pytest.raises(UsageError, match=r"unknown subset 'MSCOCO_t2i'.*subsets of .*: CIRR\)"):
+        fetch(
+            TRAINING, ["MSCOCO_t2i"], tmp_path, split="diverse_instruction", endpoint=hub.endpoint
+        )
+
+
+def command(hub: Hub, tmp_path: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    code = f"from mmeb_harness.cli import main\nmain({['data', 'fetch', *words]!r})"
+    return run_python(
+        code,
+        HF_ENDPOINT=hub.endpoint,
+        HF_HOME=str(tmp_path),
+        MMEB_HARNESS_CACHE_DIR=str(tmp_path / "cache"),
+        MMEB_HARNESS_DATA_DIR=str(tmp_path / "to be scored on"),
+    )
+
+
+def test_the_command_brings_training_data_to_where_training_looks_for_it(
+    hub: Hub, training: dict[str, bytes], tmp_path: Path
+) -> None:
+    done = command(hub, tmp_path, "--training", "-t", "CIRR,MSCOCO_t2i")
+    assert done.returncode == 0, done.stderr
+    assert "2 tasks in" in done.stdout and "5 files" in done.stdout
+    assert not (tmp_path / "to be scored on").exists()
+    cirr, coco = train_on(tmp_path / "cache", "CIRR,MSCOCO_t2i")
+    assert Path(coco.pairs[0].positive.image).is_file()
+    assert Path(cirr.pairs[0].negative.image).is_file()
+    typed = ("--data-dir", str(tmp_path / "typed"), "--split", "diverse_instruction")
+    done = command(hub, tmp_path, "--training", "-t", "CIRR", *typed)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "typed" / of_split("CIRR", "diverse_instruction")).is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--training", "-t", "GQA"], "GQA: without a training part"),
+        (["--split", "original"], "give --training with it"),
+    ],
+)
+def test_the_command_refuses_what_has_no_training_part(
+    hub: Hub, tmp_path: Path, words: list[str], told: str
+) -> None:
+    done = command(hub, tmp_path, *words)
+    assert done.returncode == 2
+    assert told in done.stderr
+    assert not hub.requests
+
+
 # -- weights of models -----------------------------------------------------------------------------
 
 

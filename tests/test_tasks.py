@@ -55,6 +55,7 @@ def test_the_suite_has_the_36_tasks_by_meta_task_and_split(tasks: dict[str, Task
 def test_exactly_the_in_distribution_tasks_have_a_training_part(tasks: dict[str, Task]) -> None:
     trained = {name for name, task in tasks.items() if task.training_loader is not None}
     assert trained == {name for name, task in tasks.items() if task.split == "ind"}
+    assert trained == {name for name, task in tasks.items() if task.training_fetcher is not None}
     with pytest.raises(TaskError, match="no training part"):
         tasks["GQA"].training("original", mh.DataLocation())
 
@@ -673,6 +674,7 @@ def test_training_pairs_are_read_in_order_with_their_image_folder(
         image=f"{tmp_path}/images/ImageNet_1K/Train/1.jpg",
         instruction=ASKED,
         role="query",
+        modality="image",
     )
     assert (pairs[0].positive.image, pairs[0].positive.role) == (None, "candidate")
     assert {pair.negative for pair in pairs} == {None}
@@ -721,14 +723,63 @@ def test_the_golden_training_data_is_read_with_images_and_instructions(
     tasks: dict[str, Task], goldens: Path
 ) -> None:
     folder = goldens / "data/train"
-    if not folder.is_dir():
-        pytest.skip("the golden training data is not here")
     names = {task.facts["train_name"]: task for task in tasks.values() if task.facts["train_name"]}
     read = 0
     for subset in sorted(path.name for path in folder.iterdir() if path.is_dir()):
         location = locate(folder, goldens / "data/train_images")
-        pairs = list(names[subset].training("original", location))
+        pairs = names[subset].training("original", location)
+        assert isinstance(pairs, Sequence), "read a row at a time"
         read += len(pairs)
         for item in (item for pair in pairs for item in (pair.query, pair.positive)):
             assert item.text or item.image
+            assert item.image is None or Path(str(item.image)).is_file()
+            assert item.instruction is not None or item.image is None
     assert read == 48
+
+
+def test_training_instructions_are_marked_as_either_part_words_them(
+    tasks: dict[str, Task], tmp_path: Path
+) -> None:
+    stop = ASKED.removesuffix(".")
+    texts = [f"{IMAGE} {ASKED}", f"{IMAGE}\n{stop}\n", f"Represent {IMAGE} for classification."]
+    rows = [TRAINING_ROW | {"qry": text} for text in texts]
+    write_training(tmp_path, "ImageNet_1K", rows, "diverse_instruction")
+    pairs = list(tasks["ImageNet-1K"].training("diverse_instruction", locate(tmp_path)))
+    assert [pair.query.text for pair in pairs] == texts
+    assert [pair.query.instruction for pair in pairs] == [ASKED, stop, None]
+
+
+def test_training_sides_are_one_sided_as_they_are_scored(
+    tasks: dict[str, Task], tmp_path: Path
+) -> None:
+    for name in ("CIRR", "OK-VQA"):
+        write_training(tmp_path, name, [TRAINING_ROW | {"neg_text": "n"}], "original")
+    [cirr] = tasks["CIRR"].training("original", locate(tmp_path))
+    assert cirr.negative is not None
+    sides = (cirr.query.modality, cirr.positive.modality, cirr.negative.modality)
+    assert sides == ("text", "image", "image")
+    [question] = tasks["OK-VQA"].training("original", locate(tmp_path))
+    assert (question.query.modality, question.positive.modality) == (None, None)
+
+
+def test_training_data_that_is_not_there_says_what_is(
+    tasks: dict[str, Task], tmp_path: Path
+) -> None:
+    write_training(tmp_path, "ImageNet_1K", [TRAINING_ROW], "original")
+    write_training(tmp_path, "ImageNet_1K", [TRAINING_ROW], "train")
+    with pytest.raises(DataMissing, match=r"no split 'originals'; it has original, train$"):
+        tasks["ImageNet-1K"].training("originals", locate(tmp_path))
+    with pytest.raises(DataMissing, match=r"no training data of CIRR .*; it has ImageNet_1K$"):
+        tasks["CIRR"].training("original", locate(tmp_path))
+    with pytest.raises(DataMissing, match="it holds no tables"):
+        tasks["CIRR"].training("original", locate(tmp_path / "nowhere"))
+    with pytest.raises(DataMissing, match="name the folder"):
+        tasks["CIRR"].training("original", locate(None))  # type: ignore[arg-type]  # as not given
+
+
+def test_part_of_a_training_table_is_refused(tasks: dict[str, Task], tmp_path: Path) -> None:
+    write_training(tmp_path, "CIRR", [TRAINING_ROW], "original")
+    path = tmp_path / "CIRR/original-00000-of-00001.parquet"
+    path.rename(path.with_name("original-00000-of-00002.parquet"))
+    with pytest.raises(TaskError, match="1 of 2 files of original: fetch it again"):
+        tasks["CIRR"].training("original", locate(tmp_path))

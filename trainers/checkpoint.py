@@ -154,7 +154,8 @@ class Checkpoints:
                 "disk full? The same command goes on from the last one"
             ) from error
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            if self.processes.is_main:  # others are through before it is renamed
+                shutil.rmtree(aside, ignore_errors=True)
 
 
 def _remove(checkpoint: Path) -> None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from mmeb_harness.encoder import PlannedEncoder
-from mmeb_harness.engines.batch import prepare_batch
-from mmeb_harness.errors import ItemError, TaskError
+from mmeb_harness.engines.batch import prepare_batch, reason
+from mmeb_harness.errors import EnvironmentFault, TaskError
 from mmeb_harness.gather import name_item
 from mmeb_harness.image import pixel_digest
 from mmeb_harness.item import Item, Rendered
@@ -69,15 +69,27 @@ class Preparer:
                 chunks, order = self._chunks(found)
             if not found.faults:
                 return _ready(pairs, places, found, chunks, order, left_out)
-            told = [name_item(found.items[place], why) for place, why in found.faults.items()]
+            told = {
+                place: name_item(found.items[place], why) for place, why in found.faults.items()
+            }
             if not self.skips:
-                raise TaskError(f"{told[0]} (data.missing_images=skip leaves such pairs out)")
-            left_out += told
-            pairs = [
-                pair
-                for pair, own in zip(pairs, places, strict=True)
-                if not found.faults.keys() & set(own)
-            ]
+                first = next(iter(told.values()))
+                raise TaskError(f"{first} (data.missing_images=skip leaves such pairs out)")
+            kept = []
+            for pair, own in zip(pairs, places, strict=True):
+                whys = [told[place] for place in own if place in told]
+                left_out += whys[:1]
+                kept += [] if whys else [pair]
+            pairs = kept
+
+    @property
+    def most(self) -> str:
+        """How large a chunk is at most, in words."""
+        return (
+            f"chunks of {self.tokens} tokens"
+            if self.items is None
+            else (f"chunks of {self.items} items")
+        )
 
     def _items_of(self, pair: Pair) -> list[Item]:
         more = [pair.negative] if self.negatives and pair.negative is not None else []
@@ -121,8 +133,10 @@ class _Distinct:
             if key in self._places:
                 return self._places[key]
             size = self.encoder.size(rendered)
-        except ItemError as error:
-            fault, key = str(error), ()
+        except EnvironmentFault:
+            raise
+        except Exception as error:  # whatever an encoder makes of an item that it cannot use
+            fault, key = reason(error), ()
         place = len(self.items)
         self.items.append(item)
         self.rendered.append(rendered)

@@ -55,8 +55,8 @@ class TrainingFolder:
             )
         if self.config.run.fresh:
             self.checkpoints.clear(but=RECORD)  # which says whose the folder is
-        elif (before := self._read_record()) is not None:
-            _check_same(before.get("identity", {}), identity, self.config.run.output_dir)
+        elif self.checkpoints.steps():
+            _check_same(self._identity_before(), identity, self.config.run.output_dir)
         if self.processes.is_main:
             check_writable(self.path)
             self.checkpoints.tidy()
@@ -105,16 +105,15 @@ class TrainingFolder:
             settings[section] = {k: v for k, v in settings[section].items() if k not in names}
         return {**settings, "subsets": self.subsets}
 
-    def _read_record(self) -> dict[str, Any] | None:
+    def _identity_before(self) -> dict[str, Any]:
+        """Return the settings with which the checkpoints that are there were made."""
         try:
-            record = json.loads((self.path / RECORD).read_text())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError) as error:
+            found: dict[str, Any] = json.loads((self.path / RECORD).read_text())["identity"]
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise UsageError(
                 f"{self.path / RECORD} cannot be read ({error}): run.fresh=true starts again"
             ) from None
-        return record if isinstance(record, dict) else {}
+        return found
 
     def _holds_anything(self) -> bool:
         top = self.config.run.output_dir

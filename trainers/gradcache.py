@@ -3,15 +3,16 @@
 The one idea (GradCache, arXiv 2101.06983): the loss needs all vectors at once, but of the model
 only its vectors. So: every chunk without a graph; the loss, and its gradient for each vector; then
 every chunk again with a graph, down which its vectors' gradient goes. The sum is the gradient of
-the whole batch, whatever the chunks. The chunk that is run last keeps its graph, so that a batch of
-one chunk runs once. Dropout is played again from the random state that it had.
+the whole batch, whatever the chunks. The chunks that are run last keep their graphs, as many as a
+full chunk has room for, so that a batch of no more runs once. Dropout is played again from the
+random state that it had.
 
 Shapes: I items of this process, D numbers of a vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,10 +26,14 @@ Embed = Callable[[Any], "torch.Tensor"]
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
-    """A prepared batch; its first `items` vectors count (0: it is run for company only)."""
+    """A prepared batch; its first `items` vectors count (0: it is run for company only).
+
+    `keeps` says that there is room for its graph beside those of all that come after it.
+    """
 
     batch: Any
     items: int
+    keeps: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +42,27 @@ class Cached:
 
     vectors_ID: torch.Tensor
     states: Sequence[RandomState]
-    kept: torch.Tensor | None
+    kept: Mapping[int, torch.Tensor]
+    """The vectors of chunks, by number, that have their graph still."""
 
 
 def embed_all(embed: Embed, chunks: Sequence[Chunk], *, keep_last: bool = True) -> Cached:
-    """Run every chunk without a graph, but for the last one if that is to be kept."""
+    """Run every chunk without a graph, but for the last one and those that keep theirs (unless not
+    `keep_last`)."""
     import torch
 
     states: list[RandomState] = []
     vectors: list[torch.Tensor] = []
-    for number, chunk in enumerate(chunks, 1):
+    kept: dict[int, torch.Tensor] = {}
+    for number, chunk in enumerate(chunks):
+        keeps = keep_last and (chunk.keeps or number == len(chunks) - 1)
         states.append(RandomState.now())
-        with torch.set_grad_enabled(keep_last and number == len(chunks)):
-            vectors.append(embed(chunk.batch)[: chunk.items])
-    kept = vectors[-1] if vectors and keep_last else None
-    joined_ID = torch.cat([one.detach() for one in vectors]) if vectors else torch.zeros(0, 0)
+        with torch.set_grad_enabled(keeps):
+            found = embed(chunk.batch)[: chunk.items]
+        vectors.append(found.detach())
+        if keeps:
+            kept[number] = found
+    joined_ID = torch.cat(vectors) if vectors else torch.zeros(0, 0)
     return Cached(vectors_ID=joined_ID, states=states, kept=kept)
 
 
@@ -64,18 +75,18 @@ def backward_all(
 ) -> None:
     """Add to the parameters' `.grad` what the gradient of the vectors gives, chunk by chunk.
 
-    The chunk that has its graph goes first, to free its memory. `before_last` is called before the
-    last one goes (where processes communicate).
+    The chunks that have their graphs go first, to free their memory. `before_last` is called before
+    the last one goes (where processes communicate).
     """
     import torch
 
     parts = torch.split(gradient_ID, [chunk.items for chunk in chunks])
+    kept = dict(cached.kept)
     for number in reversed(range(len(chunks))):
         if number == 0 and before_last is not None:
             before_last()
-        if number == len(chunks) - 1 and cached.kept is not None:
-            vectors = cached.kept
-        else:
+        vectors = kept.pop(number, None)
+        if vectors is None:
             with cached.states[number].replayed():
                 vectors = embed(chunks[number].batch)[: chunks[number].items]
         if vectors.requires_grad:  # nothing under training may have a say in some chunks

@@ -34,7 +34,7 @@ class InfoNCE:
         targets_TD: torch.Tensor,
         codes_T: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Return the mean loss, float32 or wider.
+        """Return the mean loss, of the vectors' type.
 
         `codes_T` numbers the targets, equal ones alike: what equals a query's own target is then
         not counted against it, if that is to be masked. None: all are different.
@@ -48,7 +48,6 @@ class InfoNCE:
                 f"loss.dimensions: the model's vectors have {own} numbers, not "
                 f"{max(self.dimensions)}"
             )
-        queries_PD, targets_TD = _wide(queries_PD), _wide(targets_TD)
         same_as_T = codes_T if self.mask_equal_targets else None
         losses = [
             self._loss(queries_PD[:, :dimension], targets_TD[:, :dimension], same_as_T)
@@ -81,10 +80,6 @@ class InfoNCE:
 
 
 INFINITY = float("inf")
-
-
-def _wide(vectors: torch.Tensor) -> torch.Tensor:
-    return vectors if vectors.element_size() >= 4 else vectors.float()
 
 
 def _places(scores_PT: torch.Tensor) -> torch.Tensor:

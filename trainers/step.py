@@ -79,22 +79,26 @@ class Stepper:
         while True:
             for parameter in parameters:
                 parameter.grad = None
-            results, short = [], False
+            results: list[StepResult] = []
+            short: int | None = None
             for number, batch in enumerate(ready):
-                result, ready[number], failed = self._batch(batch, number, len(ready), short)
+                going = short is None
+                result, ready[number], failed = self._batch(batch, number, len(ready), going)
                 results.append(result)
-                short = short or failed
-            if not self.processes.maximum(int(short)):
+                short = number if failed else short
+            if not self.processes.maximum(int(short is not None)):
                 break
-            if short:
-                ready = [self._recut(batch) for batch in ready]
+            if short is not None:
+                ready[short] = self._recut(ready[short])
+                ready = [self._cut_as_now(batch) for batch in ready]
         self.processes.sum_gradients(parameters)
         return _joined(results)
 
     def _batch(
-        self, ready: ReadyBatch, number: int, batches: int, short: bool
+        self, ready: ReadyBatch, number: int, batches: int, going: bool
     ) -> tuple[StepResult, ReadyBatch, bool]:
-        """Run a batch there and back; the last value tells that memory ran out on the way back."""
+        """Run a batch there and, unless the step is to be begun anew, back; the last value tells
+        that memory ran out on the way back."""
         import torch
 
         ready, chunks, cached = self._there(ready)
@@ -102,7 +106,7 @@ class Stepper:
         loss, result = self._loss(leaves_ID, ready)
         if loss.requires_grad:
             torch.autograd.backward(loss / batches)
-        if short or leaves_ID.grad is None:
+        if not going or leaves_ID.grad is None:
             return result, ready, False
         before = None
         if self.sync is not None:
@@ -146,7 +150,8 @@ class Stepper:
 
     def _embed(self, batch: Batch) -> torch.Tensor:
         with self._arithmetic():
-            return cast("torch.Tensor", self.encoder.forward(batch))
+            vectors = cast("torch.Tensor", self.encoder.forward(batch))
+        return vectors if vectors.element_size() >= 4 else vectors.float()
 
     def _arithmetic(self) -> contextlib.AbstractContextManager[object]:
         import torch
@@ -159,24 +164,29 @@ class Stepper:
     # -- memory --------------------------------------------------------------------------------
 
     def _recut(self, ready: ReadyBatch) -> ReadyBatch:
-        """Cut a batch into chunks of half the size, and all that come after it."""
+        """Cut a batch anew: as others are cut by now, or else in halves, as all that come then."""
         import torch
 
-        if max(chunk.items for chunk in ready.chunks) <= 1:
-            raise EnvironmentFault(
-                "one item alone does not fit into the device's memory: run.checkpointing=true, a "
-                "lower model.image_resolution or model.max_length, or run.shard=true may help"
-            )
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        most = max(chunk.items for chunk in ready.chunks)
-        self.preparer = replace(
-            self.preparer,
-            tokens=max(1, self.preparer.tokens // 2),
-            items=None if self.preparer.items is None else max(1, most // 2),
-        )
-        self.recuts += 1
-        return self.preparer(ready.pairs)
+        again, most = self._cut_as_now(ready), max(chunk.items for chunk in ready.chunks)
+        while [chunk.items for chunk in again.chunks] == [chunk.items for chunk in ready.chunks]:
+            if most <= 1:
+                raise EnvironmentFault(
+                    "one item alone does not fit into the device's memory: run.checkpointing=true, "
+                    "a lower model.image_resolution or model.max_length, or run.shard=true may help"
+                )
+            self.preparer = replace(
+                self.preparer,
+                tokens=max(1, self.preparer.tokens // 2),
+                items=None if self.preparer.items is None else max(1, most // 2),
+            )
+            self.recuts += 1
+            again = self._cut_as_now(ready)
+        return again
+
+    def _cut_as_now(self, ready: ReadyBatch) -> ReadyBatch:
+        return replace(self.preparer(ready.pairs), left_out=ready.left_out)
 
     def _refuse_if_sharded(self, error: Exception) -> None:
         if self.sync is not None:
@@ -198,9 +208,9 @@ class Stepper:
             negatives_ND = self._of_all(leaves_ID, ready.negatives_N)
             targets_TD = torch.cat([targets_TD, negatives_ND]) if len(negatives_ND) else targets_TD
             codes_T = torch.cat([codes_T, self._codes_of_all(ready, ready.negatives_N)])
-        pairs = len(queries_PD)
+        pairs, skipped = len(queries_PD), self.processes.total(len(ready.left_out))
         if len(codes_T) < 2:
-            raise TaskError(f"{pairs} usable pair in this batch: it has no negatives")
+            raise TaskError(_too_few(pairs, skipped, ready.left_out))
         loss = self.loss(queries_PD, targets_TD, codes_T.to(targets_TD.device))
         if not loss.isfinite():
             raise Diverged(_where(queries_PD, targets_TD))
@@ -211,7 +221,7 @@ class Stepper:
             items=total(len(ready.codes_I)),
             tokens=total(ready.tokens),
             negatives=self.loss.negatives(codes_T, pairs),
-            skipped=total(len(ready.left_out)),
+            skipped=skipped,
         )
 
     def _of_all(self, leaves_ID: torch.Tensor, places: NDArray[np.int64]) -> torch.Tensor:
@@ -219,9 +229,9 @@ class Stepper:
         import torch
 
         own = leaves_ID[torch.from_numpy(places).to(leaves_ID.device)]
-        rows, mine = self.processes.gather_rows(own)
         if not len(own):
-            return rows
+            return self.processes.gather_rows(own.to(self.processes.device or own.device))[0]
+        rows, mine = self.processes.gather_rows(own)
         return torch.cat([rows[: mine.start], own, rows[mine.stop :]])
 
     def _codes_of_all(self, ready: ReadyBatch, places: NDArray[np.int64]) -> torch.Tensor:
@@ -242,6 +252,15 @@ def _where(queries_PD: torch.Tensor, targets_TD: torch.Tensor) -> str:
         if not vectors.isfinite().all()
     ]
     return f"the loss is not finite ({', '.join(odd) or 'though all vectors are'})"
+
+
+def _too_few(pairs: int, skipped: int, left_out: Sequence[str]) -> str:
+    """Say that a query of a batch has nothing to be told apart from."""
+    if not skipped:
+        return "the only pair of a batch has no negative"
+    usable = "only 1" if pairs else "none"
+    why = f" ({left_out[0]})" if left_out else ""
+    return f"{usable} of the {pairs + skipped} pairs of a batch can be used{why}: no negatives"
 
 
 def _joined(results: Sequence[StepResult]) -> StepResult:

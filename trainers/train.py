@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from itertools import islice
@@ -19,7 +20,7 @@ from typing import Any
 from mmeb_harness.card import relabel
 from mmeb_harness.encoder import TrainableEncoder
 from mmeb_harness.engines.workers import in_workers
-from mmeb_harness.errors import UsageError
+from mmeb_harness.errors import EnvironmentFault, TaskError, UsageError
 from mmeb_harness.result import Run
 from mmeb_harness.task import Pair
 from mmeb_harness.trainer import Subset, Trained, TrainingProgress
@@ -214,24 +215,39 @@ class Training:
         rate = learning_rate(step, self.steps, self.config.optimizer)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        batches = list(islice(self.ready, self.config.batch.accumulate))
-        try:
+        with self._named(step):
+            batches = list(islice(self.ready, self.config.batch.accumulate))
             result = self.stepper.gradients(batches, self.parameters)
             norm = several.clip(self.parameters, self.config.optimizer.clip)
             if not math.isfinite(norm):
                 raise Diverged("the gradient is not finite")
-        except Diverged as error:
-            raise self._diverged(step, error) from None
-        self.optimizer.step()
+            self.optimizer.step()
         self._tell_left_out(step, batches)
         if self.stepper.recuts > recuts:
-            self._warn(step, f"memory ran out: chunks of {self.stepper.preparer.tokens} tokens now")
+            self._warn(step + 1, f"memory ran out: {self.stepper.preparer.most} from now on")
             self.ready = self._ready_batches(step + 1)
         record = {**asdict(result), "grad_norm": norm, "lr": rate}
         record["seconds"] = perf_counter() - started
         self._write({"kind": "step", "step": step + 1, **record})
         self.trackers.log(step + 1, record)
         self.progress.stepped(step + 1, record)
+
+    @contextmanager
+    def _named(self, step: int) -> Iterator[None]:
+        """Have whatever goes wrong say in which step it did."""
+        import torch
+
+        try:
+            yield
+        except Diverged as error:
+            raise self._diverged(step, error) from None
+        except TaskError as error:
+            raise TaskError(f"step {step + 1}: {error}") from None
+        except torch.OutOfMemoryError as error:
+            raise EnvironmentFault(
+                f"step {step + 1}: memory ran out where smaller chunks are no help: lora instead "
+                "of lora: false, a smaller batch.size or run.shard=true may be"
+            ) from error
 
     def _diverged(self, step: int, error: Diverged) -> Diverged:
         kept = self.folder.checkpoints.steps()
@@ -245,7 +261,9 @@ class Training:
         for why in [why for batch in batches for why in batch.left_out]:
             self.left_out += 1
             if self.left_out <= TOLD_OF:
-                self._warn(step, f"a pair was left out: {why}")
+                self._warn(step + 1, f"a pair was left out: {why}")
+            elif self.left_out == TOLD_OF + 1:
+                self._warn(step + 1, "more pairs are left out: counted in the log, but not named")
 
     def _now_and_then(self, done: int) -> None:
         """After a step: scores, a checkpoint, the curve, when it is time for them."""

@@ -34,6 +34,7 @@ def in_workers(
     if workers == 0:
         yield from map(function, inputs)
         return
+    from torch import Generator
     from torch.utils.data import DataLoader
 
     loader: DataLoader[Any] = DataLoader(
@@ -45,6 +46,7 @@ def in_workers(
         collate_fn=_as_it_is,
         worker_init_fn=_end_with_the_run,
         multiprocessing_context="forkserver" if os.name == "posix" else "spawn",
+        generator=Generator(),  # else starting draws from the random numbers that dropout draws from
     )
     try:
         arriving = iter(loader)
