@@ -8,17 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from mmeb_harness.errors import UsageError, unknown_name
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
+
+
+Place = Annotated[Path, AfterValidator(Path.expanduser)]
+"""A path, in which `~` is the user's folder."""
 
 
 class Section(BaseModel):
     """A part of a training's configuration: unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -38,16 +49,18 @@ class DataSection(Section):
     """Where the pairs come from: training parts of a suite's tasks, or a folder of one's own.
 
     With `suite`, `dir` is a folder in its published layout (default: where `data fetch` puts it)
-    and `subsets` chooses tasks as `-t` does, of those that have a training part. Without, `dir`
-    holds tables of pairs. `cap` is the number of pairs a subset gives at most: its first rows, or
-    a seeded sample. `weights` says how often a subset is drawn, by its name; see `batch`.
+    and `subsets` chooses tasks as `-t` does, of those that have a training part, in the order
+    written. Without, `dir` holds tables of pairs; `split` then chooses among a subfolder's files.
+    `cap` is the number of pairs a subset gives at most: its first rows, or a seeded sample.
+    `weights` says how often a subset is drawn, by its name (1 where not named, 0 leaves it out);
+    see `batch`.
     """
 
-    dir: Path | None = None
+    dir: Place | None = None
     suite: str | None = None
     subsets: str | tuple[str, ...] = "all"
     split: str = "original"
-    image_dir: Path | None = None
+    image_dir: Place | None = None
     cap: int | None = Field(default=None, ge=1)
     sample: Literal["first", "random"] = "first"
     weights: Mapping[str, float] = {}
@@ -66,15 +79,15 @@ class EvaluationSection(Section):
     every: int = Field(ge=1)
     suite: str = "mini"
     tasks: str | tuple[str, ...] = "all"
-    data_dir: Path | None = None
-    image_dir: Path | None = None
+    data_dir: Place | None = None
+    image_dir: Place | None = None
     limit: int | None = Field(default=None, ge=1)
 
 
 class RunSection(Section):
     """Where the trained model is written, from which seed, on what; a trainer's own adds to it."""
 
-    output_dir: Path
+    output_dir: Place
     seed: int = 42
     device: str | None = None
 
@@ -111,17 +124,36 @@ def read_config(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        given = yaml.safe_load(path.read_text())
+        text = path.expanduser().read_text(encoding="utf-8")
+        twice = _key_twice(yaml.compose(text, yaml.SafeLoader))
+        given = yaml.safe_load(text)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date, the bytes
         place = getattr(error, "problem_mark", None)
         where = "" if place is None else f", line {place.line + 1}"
         what = getattr(error, "problem", None) or str(error).partition("\n")[0]
         raise UsageError(f"{path}{where} is no YAML: {what}") from None
+    if twice is not None:
+        line = twice.start_mark.line + 1
+        raise UsageError(f"{path}, line {line}: key {twice.value!r} is there twice")
     if not isinstance(given, dict):
         raise UsageError(f"{path} holds no sections; it needs at least model and data")
     return given
+
+
+def _key_twice(node: Any) -> Any:
+    """Return the first key that stands twice in a section, of which only the last would count."""
+    known: set[str] = set()
+    for part in node.value if node is not None and not isinstance(node.value, str) else ():
+        key, value = part if isinstance(part, tuple) else (None, part)
+        if key is not None and isinstance(key.value, str):
+            if key.value in known:
+                return key
+            known.add(key.value)
+        if (twice := _key_twice(value)) is not None:
+            return twice
+    return None
 
 
 def with_changes(given: Mapping[str, Any], changes: Sequence[str]) -> dict[str, Any]:
@@ -143,13 +175,14 @@ def with_changes(given: Mapping[str, Any], changes: Sequence[str]) -> dict[str, 
             inner = place.get(name)
             if isinstance(inner, str) and name in ("model", "data"):  # a section in one word
                 inner = {"name" if name == "model" else "dir": inner}
+            inner = {} if inner is True else inner  # a section with its defaults
             if inner is not None and not isinstance(inner, dict):
                 raise UsageError(f"{word!r}: {name} is {inner!r}, which has no keys")
             place[name] = inner = {} if inner is None else inner
             place = inner
         try:
             place[key] = yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise UsageError(f"{word!r}: {text!r} is no YAML value") from None
     return changed
 
@@ -169,20 +202,36 @@ def checked_config(kind: type[TrainConfig], given: Mapping[str, Any]) -> TrainCo
     except ValidationError as error:
         problems = error.errors()
         unknown = [one for one in problems if one["type"] == "extra_forbidden"]
-        raise _problem(kind, (unknown or problems)[0]) from None
+        raise _problem(kind, given, (unknown or problems)[0]) from None
 
 
-def _problem(kind: type[BaseModel], problem: ErrorDetails) -> UsageError:
-    place = [str(part) for part in problem["loc"]]
+SHAPES = {"tuple_type": "give a list", "model_type": "it is a section: give its keys",
+          "path_type": "give a path", "dict_type": "give names with values"}  # fmt: skip
+"""What is wrong, in the words of YAML rather than of Python."""
+
+
+def _problem(kind: type[BaseModel], given: Mapping[str, Any], problem: ErrorDetails) -> UsageError:
+    place = _place(given, problem)
     dotted = ".".join(place)
     if problem["type"] == "extra_forbidden":
         section = ".".join(place[:-1])
         where = f"key in section {section}" if section else "section"
         return unknown_name(where, place[-1], _known_keys(kind, place[:-1]))
-    message = problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "missing":
         return UsageError(f"the configuration lacks {dotted}")
+    message = SHAPES.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     return UsageError(f"{dotted}: {message}" if dotted else message)
+
+
+def _place(given: Any, problem: ErrorDetails) -> list[str]:
+    """Return the keys that lead to a problem, without the kinds of value that were tried there."""
+    place = []
+    for part in problem["loc"]:
+        inside = isinstance(given, Mapping) and part in given
+        if inside or isinstance(part, int) or problem["type"] == "missing":
+            place.append(str(part))
+        given = given[part] if inside else None
+    return place
 
 
 def _known_keys(kind: type[BaseModel], place: Sequence[str]) -> list[str]:

@@ -72,11 +72,11 @@ def train(
 
 
 def _trainer(registry: Registry, given: Mapping[str, Any]) -> tuple[TrainConfig, Any]:
-    name = given.get("trainer", TrainConfig.model_fields["trainer"].default)
-    if name not in registry.trainers:
+    name = given.get("trainer") or TrainConfig.model_fields["trainer"].default
+    if not isinstance(name, str) or name not in registry.trainers:
         raise unknown_name("trainer", str(name), registry.trainers)
     kind, run = registry.trainers[name].thing.load()
-    return checked_config(kind, given), run
+    return checked_config(kind, {**given, "trainer": name}), run
 
 
 def _encoder(registry: Registry, config: TrainConfig) -> Any:
@@ -133,6 +133,7 @@ def _evaluation(registry: Registry, config: TrainConfig, cache: Path) -> Evaluat
             return Job(subject_from_object(encoder, index), settings, registry, index).run()
         finally:
             index.close()
-            shutil.rmtree(folder / "cache", ignore_errors=True)
+            for name in ("cache", "vectors"):
+                shutil.rmtree(folder / name, ignore_errors=True)
 
     return evaluate

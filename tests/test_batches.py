@@ -21,6 +21,7 @@ from mmeb_harness.errors import UsageError
 from mmeb_harness.pairs import PairTable
 from mmeb_harness.trainers.batches import BatchOrder
 from mmeb_harness.trainers.config import BatchSection
+from mmeb_harness.trainers.distinct import DistinctStream
 from mmeb_harness.trainers.streams import Stream, random_numbers
 
 Batches = list[Sequence[tuple[int, int]]]
@@ -138,6 +139,13 @@ def test_rows_of_each_subset_come_in_permutations(composition: str) -> None:
         assert len(rows) > 3 * size
         for begin in range(0, len(rows) - size + 1, size):
             assert sorted(rows[begin : begin + size]) == list(range(size))
+
+
+def test_subsets_of_one_size_have_permutations_of_their_own() -> None:
+    pairs = flat(first(order(named([40, 40]), size=20, composition="round_robin"), 4))
+    rows = [[row for at, row in pairs if at == one] for one in (0, 1)]
+    assert sorted(rows[0]) == sorted(rows[1])
+    assert rows[0] != rows[1]
 
 
 @pytest.mark.parametrize(
@@ -361,7 +369,7 @@ def test_a_pair_that_waits_is_the_first_to_be_taken() -> None:
 
 def test_few_labels_give_way_where_a_batch_has_no_room_for_their_share() -> None:
     weighted = [
-        subset(100, labels=2, name="two", weight=9.0),
+        subset(100, labels=2, name="two", weight=1e15),
         subset(300, name="many", weight=1.0),
     ]
     for batch in first(order(weighted, size=16, distinct_positives=True), 50):
@@ -371,6 +379,16 @@ def test_few_labels_give_way_where_a_batch_has_no_room_for_their_share() -> None
     assert {Counter(at for at, _ in batch)[0] for batch in batches} == {2}
     both = Counter(flat(batches))
     assert max(both[pair] for pair in both if pair[0] == 0) == 1
+
+
+def test_a_pair_that_still_waits_is_not_queued_again() -> None:
+    stream = Stream(0, 40, lambda epoch: epoch)
+    found = DistinctStream(stream, np.maximum(np.arange(40) - 36, 0), [-1] * 4)
+    seen: Counter[int] = Counter()
+    for batch in range(370):  # each needs the three rare positives: a whole permutation is read
+        seen.update(found.take(4, batch))
+        assert sum(len(queue) for queue in found._queues.values()) < 40
+    assert [seen[row] for row in range(40)] == [10] * 37 + [370] * 3
 
 
 def test_a_run_that_its_subset_cannot_fill_goes_to_another() -> None:

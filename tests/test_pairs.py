@@ -91,6 +91,18 @@ def test_every_format_gives_the_same_pairs(tmp_path: Path, suffix: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_file_is_read_in_blocks_whatever_stands_in_its_rows(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmeb_harness.pairfiles._BLOCK", 512)
+    rows = [{"qry": f'{n}\n\n"a",\n{n}', "pos_text": f"p{n % 7}"} for n in range(200)]
+    pairs = only(own_pairs(write(tmp_path / f"mine{suffix}", rows)))
+    assert pairs.table["qry"].num_chunks > 5
+    assert queries(pairs) == [row["qry"] for row in rows]
+    assert pairs.positive_codes.tolist() == [n % 7 for n in range(200)]
+
+
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".tsv"])
 @pytest.mark.parametrize("positive", ["pos_text", "pos_image_path"])
 def test_two_columns_are_enough(tmp_path: Path, suffix: str, positive: str) -> None:

@@ -96,15 +96,27 @@ class Preparer:
         return [pair.query, pair.positive, *more]
 
     def _chunks(self, found: _Distinct) -> tuple[list[Chunk], list[int]]:
-        """Prepare the items in chunks, the largest items last (their graph is kept); return the
+        """Prepare the items in chunks, the largest items last (their graphs are kept); return the
         chunks and the items in their order. What fails is noted in `found`."""
         chunks, order = [], []
-        for rows in self._cut(np.array(found.sizes, dtype=np.int32)):
+        sizes = np.array(found.sizes, dtype=np.int32)
+        parts = self._cut(sizes)
+        keeping = len(parts) - self._kept([self._weight(sizes[rows]) for rows in parts])
+        for number, rows in enumerate(parts):
             prepared = prepare_batch(self.encoder, [found.rendered[row] for row in rows])
             found.faults.update({int(rows[row]): why for row, why in prepared.failures.items()})
-            chunks.append(Chunk(batch=prepared.batch, items=len(rows)))
+            chunks.append(Chunk(batch=prepared.batch, items=len(rows), keeps=number >= keeping))
             order += rows.tolist()
         return chunks, order
+
+    def _kept(self, weights: Sequence[int]) -> int:
+        """Return of how many chunks, from the last one, a full chunk's memory holds the graphs."""
+        room = self.tokens if self.items is None else self.items
+        return int((np.cumsum(weights[::-1]) <= room).sum())
+
+    def _weight(self, sizes: NDArray[np.int32]) -> int:
+        """Return how much of a full chunk items of these sizes are together."""
+        return len(sizes) * (int(sizes.max()) if self.items is None else 1)
 
     def _cut(self, sizes: NDArray[np.int32]) -> list[NDArray[np.int64]]:
         if self.items is None:

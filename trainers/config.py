@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from mmeb_harness.trainconfig import RunSection, Section, TrainConfig
 from pydantic import Field, PositiveInt, model_validator
@@ -71,6 +71,12 @@ class LoraSection(Section):
     go_on: bool = False
 
     @model_validator(mode="after")
+    def _can_be_orthogonal(self) -> LoraSection:
+        if self.init == "orthogonal" and self.rank % 2:
+            raise ValueError(f"init orthogonal needs an even rank, not {self.rank}")
+        return self
+
+    @model_validator(mode="after")
     def _goes_on_as_it_is(self) -> LoraSection:
         if self.go_on and (given := self.model_fields_set - {"go_on", "dropout"}):
             raise ValueError(
@@ -79,19 +85,28 @@ class LoraSection(Section):
         return self
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerSection(Section):
     """AdamW or SGD; a linear or cosine way down to zero (or none) after `warmup` steps; gradients
     clipped to the norm `clip` (null: not)."""
 
     name: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(default=2e-5, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     epsilon: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.0, ge=0)
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: int = Field(default=0, ge=0)
     clip: float | None = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _has_what_it_names(self) -> OptimizerSection:
+        if self.name == "adamw" and self.momentum:
+            raise ValueError("momentum is for name: sgd; adamw has betas")
+        return self
 
 
 class LongRunSection(RunSection):

@@ -81,11 +81,10 @@ def backward_all(
     import torch
 
     parts = torch.split(gradient_ID, [chunk.items for chunk in chunks])
-    kept = dict(cached.kept)
     for number in reversed(range(len(chunks))):
         if number == 0 and before_last is not None:
             before_last()
-        vectors = kept.pop(number, None)
+        vectors = cached.kept.get(number)
         if vectors is None:
             with cached.states[number].replayed():
                 vectors = embed(chunks[number].batch)[: chunks[number].items]

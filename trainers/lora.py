@@ -103,9 +103,12 @@ def _new_adapter(encoder: TrainableEncoder, section: LoraSection) -> list[str]:
     targets = section.targets or encoder.adapter_targets
     if not encoder.adapter_targets:
         raise UsageError("this model's family cannot save an adapter: lora: false trains weights")
+    if getattr(encoder, "adapter", None) is not None:
+        raise UsageError(
+            "the model comes with an adapter already: lora.go_on: true trains that on, lora: false "
+            "all weights, with it merged in"
+        )
     module = encoder.module
-    if any(hasattr(one, "lora_A") for one in module.modules()):
-        raise UsageError("the model carries an adapter already: lora.go_on: true trains it on")
     names = [name for name, one in module.named_modules() if _takes_adapter(one)]
     names = [name for name in names if not _inside_attention(module, name)]
     wanted = matching(names, targets, "lora.targets")

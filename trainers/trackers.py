@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from mmeb_harness.errors import EnvironmentFault, unknown_name
@@ -11,9 +12,15 @@ from mmeb_harness.trainers.processes import Processes, make_accelerator, started
 
 
 class Trackers:
-    """The trackers that a configuration names, in the first process; none is nothing to do."""
+    """The trackers that a configuration names, in the first process; none is nothing to do.
+
+    Raises:
+        UsageError: for a name that accelerate does not know.
+        EnvironmentFault: for one that is not installed.
+    """
 
     def __init__(self, config: ContrastiveConfig) -> None:
+        self.config = config
         self.accelerator: Any = None
         names = config.run.trackers
         if not names:
@@ -33,7 +40,6 @@ class Trackers:
             raise EnvironmentFault(
                 f"run.trackers: {', '.join(missing)} is not installed: pip install {missing[0]}"
             )
-        self.accelerator.init_trackers("mmeb-harness", config=_flat(config.model_dump(mode="json")))
 
     @property
     def processes(self) -> Processes | None:
@@ -41,16 +47,37 @@ class Trackers:
         several = self.accelerator is not None and started() > 1
         return Processes.of(self.accelerator) if several else None
 
+    def begin(self) -> None:
+        """Tell every tracker what is trained."""
+        if self.accelerator is not None:
+            settings = _flat(self.config.model_dump(mode="json"))
+            with _named():
+                self.accelerator.init_trackers("mmeb-harness", config=settings)
+
     def log(self, step: int, values: Mapping[str, Any]) -> None:
         """Give the numbers among some values to every tracker."""
         if self.accelerator is not None:
             numbers = {name: value for name, value in values.items() if _is_number(value)}
-            self.accelerator.log(numbers, step=step)
+            with _named():
+                self.accelerator.log(numbers, step=step)
 
     def end(self) -> None:
         """Let the trackers finish."""
         if self.accelerator is not None:
-            self.accelerator.end_training()
+            with _named():
+                self.accelerator.end_training()
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    """Have whatever a tracker raises say that it was a tracker."""
+    try:
+        yield
+    except Exception as error:
+        why = str(error).strip().partition("\n")[0]
+        raise EnvironmentFault(
+            f"run.trackers: {type(error).__name__}: {why} (the same command goes on without them)"
+        ) from error
 
 
 def _is_number(value: Any) -> bool:

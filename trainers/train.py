@@ -94,6 +94,7 @@ class Training:
         done = self.folder.begin()
         self.log = self.folder.open_log(done)
         if done < self.steps:
+            self.trackers.begin()
             self._prepare(done)
             for step in range(done, self.steps):
                 self._step(step)
@@ -122,6 +123,8 @@ class Training:
         torch.manual_seed(self.config.run.seed)
         self.chosen = choose_parameters(self.encoder, self.config)
         module: Any = self.encoder.module
+        if self._device.startswith("cuda"):  # whose random numbers are kept for dropout
+            torch.cuda.set_device(self._device)
         if self.config.run.checkpointing:
             _save_memory(module)
         to_training(module)
@@ -301,7 +304,7 @@ class Training:
             scores = {"overall": run.overall, "ind": run.ind, "ood": run.ood}
             tasks = {name: task.score for name, task in run.tasks.items()}
             self._write({"kind": "evaluation", "step": done, "scores": scores, "tasks": tasks})
-            self.trackers.log(done, scores)
+            self.trackers.log(done, {**scores, **tasks})
             self.progress.evaluated(done, run)
         self.processes.wait()
 
