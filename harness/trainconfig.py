@@ -21,7 +21,6 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-
 Place = Annotated[Path, AfterValidator(Path.expanduser)]
 """A path, in which `~` is the user's folder."""
 

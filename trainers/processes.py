@@ -47,8 +47,13 @@ def started() -> int:
 def start(device: str | None = None) -> Processes:
     """Join the processes that were started together; a single one needs nothing for that."""
     if started() == 1:
-        return Processes(device=device)
+        return Processes(device=device or _asked_for())
     return Processes.of(make_accelerator(device))
+
+
+def _asked_for() -> str | None:
+    """Return the device that `accelerate launch --cpu` names."""
+    return "cpu" if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" else None
 
 
 def make_accelerator(device: str | None = None, **settings: Any) -> Accelerator:
@@ -71,6 +76,7 @@ def make_accelerator(device: str | None = None, **settings: Any) -> Accelerator:
             f"run.device={device}: each of several processes takes a device of its own; name the "
             "kind alone (cuda, cpu), or none"
         )
+    device = device or _asked_for()
     found = torch.accelerator.current_accelerator(check_available=True)
     accelerator = Accelerator(
         cpu=device == "cpu" or (device is None and (found is None or found.type == "mps")),
@@ -84,8 +90,11 @@ def make_accelerator(device: str | None = None, **settings: Any) -> Accelerator:
 
 
 def _leave() -> None:
+    import gc
+
     import torch
 
+    gc.collect()  # what holds the group keeps it open
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
@@ -251,12 +260,12 @@ def own_part(tensor: torch.Tensor) -> torch.Tensor:
     return part.to_local() if is_sharded(part) else part  # type: ignore[attr-defined]
 
 
-def buckets(tensors: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-    """Group tensors by type, `BUCKET` numbers at most in a group; a larger tensor is alone."""
+def buckets(tensors: Sequence[torch.Tensor], most: int = BUCKET) -> Iterator[list[torch.Tensor]]:
+    """Group tensors by type, `most` numbers at most in a group; a larger tensor is alone."""
     waiting: dict[torch.dtype, list[torch.Tensor]] = {}
     for tensor in tensors:
         group = waiting.setdefault(tensor.dtype, [])
-        if group and sum(one.numel() for one in group) + tensor.numel() > BUCKET:
+        if group and sum(one.numel() for one in group) + tensor.numel() > most:
             yield waiting.pop(tensor.dtype)
             group = waiting.setdefault(tensor.dtype, [])
         group.append(tensor)

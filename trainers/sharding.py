@@ -8,12 +8,13 @@ whole in every process and its gradients are summed by `Processes.sum_gradients`
 
 What the loop owes: every process runs equally many chunks, forward and backward, an empty share
 included, and calls `sum_after` before the last one goes back. The optimiser is made after `shard`,
-with `optimizer_groups`. Outside of a step no process may run the module alone.
+and takes whole parameters and those dealt out in different groups. Outside of a step the model runs
+nowhere: for vectors, load what was saved of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmeb_harness.errors import UsageError
@@ -50,7 +51,7 @@ def shard(encoder: TrainableEncoder, processes: Processes) -> None:
     for part in _dealt_out(trunk):
         part.set_gradient_divide_factor(1.0)  # the sum, not the mean
         part.set_force_sum_reduction_for_comms(True)  # gloo knows no other
-    trunk.register_forward_pre_hook(_with_input_gradient, with_kwargs=True, prepend=True)
+    trunk.register_forward_pre_hook(_begin, with_kwargs=True, prepend=True)
 
 
 def _layers(trunk: torch.nn.Module) -> list[torch.nn.Module]:
@@ -71,10 +72,10 @@ def _dealt_out(module: torch.nn.Module) -> list[Any]:
     return [one for one in module.modules() if isinstance(one, FSDPModule)]
 
 
-def _with_input_gradient(
+def _begin(
     trunk: torch.nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Let the trunk's input require a gradient in every process, or in none.
+    """Let the trunk's input require a gradient in every process, whatever the chunk.
 
     Otherwise a process whose chunk has images, from a vision tower under training, would come to
     the first layers' gradients in another order than one whose chunk has none, and each would add
@@ -82,6 +83,11 @@ def _with_input_gradient(
     """
     import torch
 
+    if torch.is_inference_mode_enabled():
+        raise UsageError(
+            "a model that is dealt out to several processes gives no vectors while it is trained: "
+            "load the folder that it was saved to"
+        )
     embedded = named.get("inputs_embeds")
     if embedded is not None and torch.is_grad_enabled() and not embedded.requires_grad:
         named["inputs_embeds"] = embedded.detach().requires_grad_()
@@ -109,15 +115,6 @@ def whole_state(
             if processes.is_main:
                 whole[name] = full.detach().cpu()
     return whole
-
-
-def optimizer_groups(parameters: Iterable[torch.nn.Parameter]) -> list[dict[str, Any]]:
-    """Return parameters as an optimiser takes them: those dealt out apart from whole ones, which
-    it cannot work on together."""
-    groups: tuple[list[torch.nn.Parameter], list[torch.nn.Parameter]] = ([], [])
-    for parameter in parameters:
-        groups[is_sharded(parameter)].append(parameter)
-    return [{"params": group} for group in groups if group]
 
 
 def own_values(module: torch.nn.Module) -> dict[str, torch.Tensor]:

@@ -1,0 +1,471 @@
+"""The loop: what it tells, what it scores on its way, what it does without memory, how it steps."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import mmeb_harness as mh
+import pytest
+import torch
+import toy_training
+import yaml
+from mmeb_harness.cli.main import _run
+from mmeb_harness.errors import EnvironmentFault
+from mmeb_harness.item import Item
+from mmeb_harness.plugins.vision_ops import mend_torchvision
+from mmeb_harness.task import Pair
+from mmeb_harness.trainer import Subset
+from mmeb_harness.trainers.config import OptimizerSection
+from mmeb_harness.trainers.lora import UnderTraining
+from mmeb_harness.trainers.loss import InfoNCE
+from mmeb_harness.trainers.optimizer import learning_rate, make_optimizer
+from toy_training import (
+    PLUGIN,
+    Heard,
+    Memory,
+    Toy,
+    checkpoints,
+    log_lines,
+    numbers,
+    pair,
+    pairs,
+    toy,
+    train_toy,
+    weights,
+)
+from training_parts import TINY, difference, stepped, stepper
+
+# -- from Python -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def site(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, install_plugin: Callable[..., Path]
+) -> Path:
+    """A stranger's plugin with the toy, and pairs in a folder."""
+    monkeypatch.syspath_prepend(install_plugin("toy-encoder", PLUGIN))
+    (tmp_path / "pairs").mkdir()
+    for name, count in (("a", 7), ("b", 6)):
+        rows = [
+            {"qry": f"what is the {row}th {name}", "pos_text": f"it is number {row % 5}"}
+            for row in range(count)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"pairs/{name}.jsonl").write_text(text)
+    return tmp_path
+
+
+def given(**sections: Any) -> dict[str, Any]:
+    """Return a configuration as a user writes it."""
+    usual: dict[str, Any] = {
+        "model": "toy:new",
+        "data": "pairs",
+        "lora": False,
+        "batch": {"size": 4, "accumulate": 2},
+        "optimizer": {"lr": 1e-2, "clip": None},
+        "run": {"output_dir": "out", "steps": 5, "checkpoint_every": 2, "device": "cpu"},
+    }
+    return {**usual, **sections}
+
+
+def test_a_mapping_a_file_and_changes_are_the_same_training(site: Path) -> None:
+    heard = Heard()
+    first = mh.train(given(), progress=heard)
+    assert first == mh.Trained(output_dir=Path("out"), steps=5, loss=numbers(site / "out")[-1][1])
+    assert heard.events == [
+        ("started", (5, 0)),
+        *[("stepped", 1), ("stepped", 2), ("saved", 2)],
+        *[("stepped", 3), ("stepped", 4), ("saved", 4), ("stepped", 5), ("saved", 5)],
+    ]
+    other = given(run={"output_dir": "elsewhere", "epochs": 3}, optimizer={"lr": 1})
+    (site / "mine.yaml").write_text(yaml.safe_dump(other))
+    changes = ["optimizer.lr=1e-2", "optimizer.clip=null", "run.device=cpu", "run.epochs=null"]
+    changes += ["run.output_dir=out2", "run.steps=5", "run.checkpoint_every=2"]
+    for config in ("mine.yaml", site / "mine.yaml"):
+        second = mh.train(config, [*changes, "run.fresh=true"])
+        assert second.loss == first.loss
+        assert numbers(site / "out2") == numbers(site / "out")
+        assert weights(site / "out2") == weights(site / "out")
+    assert not (site / "elsewhere").exists()
+
+
+def test_the_length_in_epochs_is_that_of_all_pairs(site: Path) -> None:
+    for epochs, steps in ((1, 2), (1.5, 3), (3, 5), (0.01, 1)):  # of 13 pairs, 8 a step
+        run = {"output_dir": f"out {epochs}", "epochs": epochs, "device": "cpu"}
+        assert mh.train(given(run=run)).steps == steps
+
+
+def test_a_strangers_encoder_is_trained_saved_loaded_and_scored(site: Path) -> None:
+    mh.train(given())
+    assert (site / "out/weights.safetensors").exists()
+    again = mh.load_encoder("out")
+    assert again.card.name == "out"
+    assert again.card.factory == "toy_training:Toy"
+    told = again.encode([Item(text="what is the 3rd a")])
+    untrained = mh.load_encoder("toy:new").encode([Item(text="what is the 3rd a")])
+    assert abs(told - untrained).max() > 1e-2
+    assert _run(["run", "-m", "out", "--suite", "mini", "-t", "GQA", "--limit", "2"]) == 0
+
+
+TRAINER = """
+import mmeb_harness as mh
+from mmeb_harness.trainconfig import Section, TrainConfig
+
+HEARD = []
+
+@mh.hookimpl
+def register_trainers(register):
+    for name in ("everything", "little"):
+        register(mh.Trainer(name=name, config="other_trainer:Config",
+                            factory=f"other_trainer:{name}"))
+
+class Own(Section):
+    depth: int = 1
+
+class Config(TrainConfig):
+    own: Own = Own()
+
+def everything(config, encoder, data, evaluate, progress):
+    HEARD.append((config, encoder, data, evaluate, progress))
+    return mh.Trained(output_dir=config.run.output_dir, steps=1, loss=None)
+
+def little(data, config):
+    HEARD.append((data, config))
+    return mh.Trained(output_dir=config.run.output_dir, steps=2, loss=0.5)
+"""
+
+
+@pytest.fixture
+def other_trainer(
+    site: Path, monkeypatch: pytest.MonkeyPatch, install_plugin: Callable[..., Path]
+) -> Iterator[Any]:
+    """The module of a stranger's trainers."""
+    folder = install_plugin("other-trainer", TRAINER, folder=site / "other")
+    monkeypatch.syspath_prepend(folder)
+    import other_trainer  # type: ignore[import-not-found]
+
+    yield other_trainer
+    sys.modules.pop("other_trainer")
+
+
+def test_a_strangers_trainer_is_given_what_it_names(site: Path, other_trainer: Any) -> None:
+    config = {"model": "toy:new", "data": "pairs", "run": {"output_dir": "out"}}
+    heard = Heard()
+    scored = {"every": 3, "tasks": "GQA", "limit": 2}
+    told = mh.train(
+        {**config, "trainer": "everything", "own": {"depth": 3}, "evaluation": scored},
+        progress=heard,
+    )
+    assert told.steps == 1
+    settings, encoder, data, evaluate, progress = other_trainer.HEARD.pop()
+    assert isinstance(settings, other_trainer.Config)
+    assert settings.own.depth == 3
+    assert isinstance(encoder, Toy)
+    assert [(subset.name, len(subset.pairs)) for subset in data] == [("a", 7), ("b", 6)]
+    assert all(isinstance(one, Pair) for subset in data for one in subset.pairs)
+    assert progress is heard
+    run = evaluate(encoder, site / "scored")
+    assert run.tasks["GQA"].status == "ok"
+
+    told = mh.train({**config, "trainer": "little"})
+    assert (told.steps, told.loss) == (2, 0.5)
+    data, settings = other_trainer.HEARD.pop()
+    assert [subset.name for subset in data] == ["a", "b"]
+    assert settings.own.depth == 1
+
+
+# -- scores on the way -----------------------------------------------------------------------------
+
+SCORED = {"every": 2, "tasks": ["GQA", "ImageNet-1K"], "limit": 3}
+
+
+def test_scoring_on_the_way_changes_nothing_and_leaves_runs_but_no_vectors(site: Path) -> None:
+    mh.train(given(run={**given()["run"], "output_dir": "alone"}))
+    heard = Heard()
+    trained = mh.train(given(evaluation=SCORED), progress=heard)
+    assert numbers(site / "out") == numbers(site / "alone")
+    assert weights(site / "out") == weights(site / "alone")
+    lines = log_lines(site / "out", "evaluation")
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    assert [event for event in heard.events if event[0] == "evaluated"] == [
+        ("evaluated", step) for step in (2, 4, 5)
+    ]
+    places = [site / f"out/training/evaluations/step-{step:06d}" for step in (2, 4, 5)]
+    for line, folder in zip(lines, places, strict=True):
+        run = json.loads((folder / "run.json").read_text())
+        assert run["suite"] == "mini"
+        for name in SCORED["tasks"]:  # type: ignore[attr-defined]
+            result = json.loads((folder / f"tasks/{name}.json").read_text())
+            assert result["score"] == line["tasks"][name]
+            assert result["n_queries"] == 3
+        assert line["scores"] == {"overall": None, "ind": None, "ood": None}  # not all tasks
+    assert trained.scores["GQA"] == lines[-1]["tasks"]["GQA"]
+    assert _run(["report", *map(str, places)]) == 0
+    stored = [path for path in site.rglob("*.arrow") if path.name != "plan.arrow"]
+    assert stored == []
+    assert not list(site.rglob("vectors"))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["clip", "qwen2-vl"])
+def test_scoring_an_adapted_model_under_training_changes_nothing(
+    tmp_path: Path, goldens: Path, family: str, precision: str
+) -> None:
+    folder, options = TINY[family]
+    config: dict[str, Any] = {
+        "model": {"name": f"{family}:{goldens}/models/{folder}", **options},
+        "data": {
+            "suite": "mmeb",
+            "dir": str(goldens / "data/train"),
+            "image_dir": str(goldens / "data/train_images"),
+            "subsets": "CIRR",
+        },
+        "batch": {"size": 4},
+        "lora": {"rank": 2, "dropout": 0.2},
+        "run": {"steps": 3, "device": "cpu", "precision": precision},
+    }
+    mh.train(config, ["run.output_dir=alone"])
+    mh.train(config, ["run.output_dir=scored", "evaluation={every: 1, tasks: GQA, limit: 2}"])
+    assert numbers(tmp_path / "scored") == numbers(tmp_path / "alone")
+    assert weights(tmp_path / "scored") == weights(tmp_path / "alone")
+    assert len(log_lines(tmp_path / "scored", "evaluation")) == 3
+    assert not log_lines(tmp_path / "scored", "warning")
+
+
+def test_the_scores_are_those_that_run_gives_the_checkpoint(site: Path) -> None:
+    mh.train(given(evaluation={"every": 3, "tasks": "ind,ood"}))
+    run = mh.evaluate("out", suite="mini", output_dir=site / "scored")
+    line = log_lines(site / "out", "evaluation")[-1]
+    assert line["tasks"] == {name: result.score for name, result in run.tasks.items()}
+    assert line["scores"] == {"overall": run.overall, "ind": run.ind, "ood": run.ood}
+    assert None not in line["scores"].values()
+
+
+def test_a_task_that_cannot_be_scored_is_told_of_and_training_goes_on(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toy_training, "NO_NUMBER", "question")  # a word of every query of GQA
+    heard = Heard()
+    mh.train(given(evaluation={**SCORED, "every": 4}), progress=heard)
+    assert [line["step"] for line in log_lines(site / "out")] == [1, 2, 3, 4, 5]
+    assert len(heard.warnings) == 2
+    assert heard.warnings[0].startswith("GQA was not scored: query ")
+    assert "not finite" in heard.warnings[0]
+    lines = log_lines(site / "out", "evaluation")
+    assert [line["tasks"]["GQA"] for line in lines] == [None, None]
+    assert all(line["tasks"]["ImageNet-1K"] is not None for line in lines)
+    assert [line["message"] for line in log_lines(site / "out", "warning")] == heard.warnings
+
+
+def test_what_is_scored_when_may_change_on_the_way(site: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        mh.train(given(evaluation=SCORED), progress=Heard(stops_after=3))
+    mh.train(given(evaluation={"every": 1, "tasks": "GQA", "limit": 1}))
+    mh.train(given(run={**given()["run"], "output_dir": "alone"}))
+    assert numbers(site / "out") == numbers(site / "alone")
+    assert [line["step"] for line in log_lines(site / "out", "evaluation")] == [2, 3, 4, 5]
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def uneven(count: int) -> list[Subset]:
+    """Return pairs of items of 5 to 17 tokens, each other than all."""
+    made = []
+    for number in range(count):
+        words = " ".join([f"thing {number}", *["more"] * (number % 13)])
+        query, target = (Item(text=f"{side} {words} of it") for side in ("ask", "say"))
+        made.append(Pair(query=query, positive=target))
+    return [Subset(name="a", pairs=made)]
+
+
+@pytest.mark.parametrize("way", ["there", "back"])
+@pytest.mark.parametrize("chunk", [{"chunk_tokens": 200}, {"chunk_items": 16}], ids=str)
+@pytest.mark.parametrize("fits", [25, 110])
+def test_where_memory_runs_out_smaller_chunks_give_the_same(
+    tmp_path: Path, way: str, chunk: dict[str, int], fits: int
+) -> None:
+    batch = {"size": 16, "accumulate": 2, **chunk}
+    train_toy(tmp_path / "whole", uneven(40), toy(dropout=0.0), batch=batch)
+    heard, short = Heard(), toy(dropout=0.0)
+    short.memory = Memory(**{way: fits})
+    train_toy(tmp_path / "short", uneven(40), short, progress=heard, batch=batch)
+    for one, other in zip(numbers(tmp_path / "short"), numbers(tmp_path / "whole"), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
+        assert one[1] == pytest.approx(other[1], rel=1e-5)
+    (told,) = heard.warnings
+    kind = "tokens" if "chunk_tokens" in chunk else "items"
+    assert told.startswith("memory ran out: chunks of ")
+    assert told.endswith(f" {kind} from now on")
+    now = int(told.split()[5])
+    least = fits // 4 if kind == "tokens" else fits // 40  # not much smaller than needed
+    assert least <= now < max(chunk.values())
+    assert {line["step"] for line in log_lines(tmp_path / "short", "warning")} == {1}
+    # later batches are cut smaller before they are tried
+    assert 0 < len(short.memory.failed) <= 6
+
+
+def test_a_batch_that_fits_is_no_reason_to_give_up(tmp_path: Path) -> None:
+    """Of two batches of a step one must be cut smaller; the other has single items already, which
+    fit."""
+    encoder = toy(dropout=0.0)
+    chosen = UnderTraining(parameters=dict(encoder.module.named_parameters()), adapted=())
+    small, large = pairs(8), [pair(50 + number, text="long " * 20) for number in range(4)]
+    large = [replace(one, positive=Item(text="w " * (24 + at))) for at, one in enumerate(large)]
+    for batches in ([small, large], [large, small]):
+        encoder.memory = Memory()
+        expected = stepped(stepper(encoder, InfoNCE(temperature=0.1), tokens=40), batches, chosen)
+        for way in ("there", "back"):
+            one = stepper(encoder, InfoNCE(temperature=0.1), tokens=40)
+            encoder.memory = Memory(**{way: 30})
+            result, gradients = stepped(one, batches, chosen)
+            assert encoder.memory.failed
+            assert one.preparer.tokens == 20
+            assert result.loss == pytest.approx(expected[0].loss, rel=1e-6)
+            assert difference(gradients, expected[1]) < 1e-5
+
+
+def test_cutting_anew_does_not_forget_what_was_left_out(tmp_path: Path) -> None:
+    rows = [pair(number, image=tmp_path / "gone.png" if number % 3 == 0 else None)
+            for number in range(16)]  # fmt: skip
+    short = toy(dropout=0.0)
+    short.memory = Memory(there=30, back=20)
+    data = {"dir": "pairs", "missing_images": "skip"}
+    train_toy(tmp_path / "out", [Subset(name="a", pairs=rows)], short, data=data,
+              batch={"size": 16, "accumulate": 1})  # fmt: skip
+    assert [line["skipped"] for line in log_lines(tmp_path / "out")] == [6] * 5
+
+
+@pytest.mark.parametrize("way", ["there", "back"])
+def test_an_item_that_does_not_fit_alone_ends_it_clearly(tmp_path: Path, way: str) -> None:
+    short = toy()
+    short.memory = Memory(**{way: 16})
+    with pytest.raises(EnvironmentFault, match="one item alone does not fit") as told:
+        train_toy(tmp_path, uneven(13), short, batch={"size": 13, "accumulate": 1})
+    assert told.value.exit_status == 3
+    assert "run.checkpointing=true" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_memory_that_runs_out_elsewhere_is_told_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", full)
+    with pytest.raises(EnvironmentFault, match="step 1: memory ran out where smaller chunks"):
+        train_toy(tmp_path)
+
+
+# -- steps -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0, 1, 7])
+@pytest.mark.parametrize("steps", [5, 30])
+def test_the_learning_rate_is_that_of_transformers_schedules(
+    schedule: str, warmup: int, steps: int
+) -> None:
+    mend_torchvision()
+    import transformers
+
+    name = "constant_with_warmup" if schedule == "constant" else schedule
+    theirs = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3e-4)
+    scheduler = transformers.get_scheduler(
+        name, theirs, num_warmup_steps=warmup, num_training_steps=steps
+    )
+    section = OptimizerSection(lr=3e-4, schedule=schedule, warmup=warmup)  # type: ignore[arg-type]
+    for step in range(steps):
+        expected = theirs.param_groups[0]["lr"]
+        assert learning_rate(step, steps, section) == pytest.approx(expected, rel=1e-12, abs=0)
+        theirs.step()
+        scheduler.step()
+
+
+def tensors() -> list[torch.nn.Parameter]:
+    """A matrix, a bias, a magnitude, an image's filter, a number."""
+    drawn = torch.Generator().manual_seed(1)
+    shapes = [(4, 3), (4,), (1, 4), (2, 3, 2, 2), ()]
+    return [torch.nn.Parameter(torch.randn(shape, generator=drawn)) for shape in shapes]
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"lr": 1e-2},
+        {"lr": 1e-2, "weight_decay": 0.1},
+        {"lr": 1e-2, "betas": (0.5, 0.9), "epsilon": 1e-3, "weight_decay": 0.01},
+        {"name": "sgd", "lr": 1e-2},
+        {"name": "sgd", "lr": 1e-2, "momentum": 0.9, "weight_decay": 0.1},
+    ],
+    ids=str,
+)
+def test_the_optimiser_steps_as_its_formula_says(section: dict[str, Any]) -> None:
+    settings = OptimizerSection(**section)
+    own, expected = tensors(), [one.detach().double() for one in tensors()]
+    optimizer = make_optimizer(own, settings)
+    (low, high), epsilon, rate = settings.betas, settings.epsilon, settings.lr
+    first, second = ([torch.zeros_like(one) for one in expected] for _ in range(2))
+    for step in range(1, 5):
+        for number, value in enumerate(expected):
+            gradient = torch.sin(value * (step + number))
+            own[number].grad = gradient.float()
+            decay = settings.weight_decay if value.ndim > 1 else 0.0
+            if settings.name == "sgd":
+                gradient = gradient + decay * value
+                grown = gradient if step == 1 else settings.momentum * first[number] + gradient
+                first[number] = grown
+                expected[number] = value - rate * first[number]
+                continue
+            first[number] = low * first[number] + (1 - low) * gradient
+            second[number] = high * second[number] + (1 - high) * gradient**2
+            mean, square = first[number] / (1 - low**step), second[number] / (1 - high**step)
+            change = mean / (square.sqrt() + epsilon)
+            expected[number] = value * (1 - rate * decay) - rate * change
+        optimizer.step()
+        for mine, theirs in zip(own, expected, strict=True):
+            torch.testing.assert_close(mine.detach().double(), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_training_steps_with_clipped_gradients_at_the_rate_of_its_log(tmp_path: Path) -> None:
+    """The whole loop once more, by hand: one graph over each batch, torch's own clipping."""
+    data = [Subset(name="a", pairs=pairs(4))]
+    batch = {"size": 4, "accumulate": 1, "chunk_items": 2}
+    settings = {"lr": 1e-2, "clip": 0.5, "warmup": 1, "weight_decay": 0.1}
+    mine, theirs = toy(dropout=0.0), toy(dropout=0.0)
+    train_toy(tmp_path, data, mine, batch=batch, optimizer=settings,
+              loss={"temperature": 0.5})  # fmt: skip
+    parameters = list(theirs.module.parameters())
+    decaying = [one for one in parameters if one.ndim > 1]
+    others = [one for one in parameters if one.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decaying, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}],
+        lr=1e-2,
+    )
+    rates = [0.0, 1e-2, 7.5e-3, 5e-3, 2.5e-3]
+    targets = [one.positive for one in data[0].pairs]
+    queries = [one.query for one in data[0].pairs]
+    for line, rate in zip(log_lines(tmp_path), rates, strict=True):
+        vectors = theirs.forward(theirs.prepare([theirs.render(one) for one in queries + targets]))
+        unit = torch.nn.functional.normalize(vectors, dim=-1)
+        scores = unit[:4] @ unit[4:].T / 0.5
+        loss = torch.nn.functional.cross_entropy(scores, torch.arange(4))
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 0.5)
+        optimizer.param_groups[0]["lr"] = optimizer.param_groups[1]["lr"] = rate
+        optimizer.step()
+        assert line["lr"] == pytest.approx(rate)
+        assert line["loss"] == pytest.approx(loss.item(), rel=1e-5)
+        assert line["grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+        assert line["grad_norm"] > 0.5
+    for one, other in zip(mine.module.parameters(), parameters, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert checkpoints(tmp_path) == [4, 5]
