@@ -48,6 +48,10 @@ SIZES = {
         hidden=64, inner=128, layers=2, heads=4, key_heads=2,
         vision_width=32, vision_layers=2, vision_heads=2,
     ),
+    "10m": Size(
+        hidden=256, inner=1024, layers=6, heads=4, key_heads=2,
+        vision_width=160, vision_layers=6, vision_heads=5,
+    ),
     "100m": Size(
         hidden=512, inner=3072, layers=12, heads=8, key_heads=2,
         vision_width=448, vision_layers=12, vision_heads=7,

@@ -56,7 +56,9 @@ def storage_fault(error: OSError, path: Path) -> EnvironmentFault:
     if error.errno == errno.ENOSPC:
         return EnvironmentFault(f"the disk is full: {path} was not written; what was is kept")
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-        return EnvironmentFault(f"{path.parent} cannot be written ({error.strerror}): choose another folder")
+        return EnvironmentFault(
+            f"{path.parent} cannot be written ({error.strerror}): choose another folder"
+        )
     return EnvironmentFault(f"{path} could not be written: {error}")
 
 

@@ -24,7 +24,6 @@ from mmeb_harness.selection import select_tasks, suite_tasks
 from mmeb_harness.subject import subject_from_object
 from mmeb_harness.task import DataLocation
 from mmeb_harness.trainconfig import (
-    EvaluationSection,
     TrainConfig,
     checked_config,
     read_config,

@@ -18,6 +18,7 @@ from mmeb_harness.cli.main import _run
 from mmeb_harness.errors import EnvironmentFault
 from mmeb_harness.item import Item
 from mmeb_harness.plugins.vision_ops import mend_torchvision
+from mmeb_harness.result import Run, RunRecord
 from mmeb_harness.task import Pair
 from mmeb_harness.trainer import Subset
 from mmeb_harness.trainers.config import OptimizerSection
@@ -264,12 +265,61 @@ def test_a_task_that_cannot_be_scored_is_told_of_and_training_goes_on(
 
 
 def test_what_is_scored_when_may_change_on_the_way(site: Path) -> None:
+    """After step 3 it is scored twice, the second time other tasks; after step 2, where it goes on,
+    once it is known that it shall be."""
     with pytest.raises(KeyboardInterrupt):
-        mh.train(given(evaluation=SCORED), progress=Heard(stops_after=3))
+        mh.train(given(evaluation={**SCORED, "every": 3}), progress=Heard(stops_after=4))
     mh.train(given(evaluation={"every": 1, "tasks": "GQA", "limit": 1}))
     mh.train(given(run={**given()["run"], "output_dir": "alone"}))
     assert numbers(site / "out") == numbers(site / "alone")
-    assert [line["step"] for line in log_lines(site / "out", "evaluation")] == [2, 3, 4, 5]
+    lines = log_lines(site / "out", "evaluation")
+    assert [(line["step"], *line["tasks"]) for line in lines] == [
+        (step, "GQA") for step in (2, 3, 4, 5)
+    ]
+    run = json.loads((site / "out/training/evaluations/step-000003/run.json").read_text())
+    assert (run["tasks"], run["limit"]) == (["GQA"], 1)
+
+
+def test_scores_that_a_stop_came_before_are_made_up_for(site: Path) -> None:
+    mh.train(given(run={**given()["run"], "output_dir": "whole"}, evaluation=SCORED))
+    expected = log_lines(site / "whole", "evaluation")
+
+    class Stopping(Heard):
+        def saved(self, step: int, folder: Path) -> None:
+            raise KeyboardInterrupt
+
+    for step in (2, 4, 5):  # scores come after the checkpoint, so that they are no risk to it
+        with pytest.raises(KeyboardInterrupt):
+            mh.train(given(evaluation=SCORED), progress=Stopping())
+        assert checkpoints(site / "out")[-1] == step
+        assert [line["step"] for line in log_lines(site / "out", "evaluation")] == [
+            one for one in (2, 4) if one < step
+        ]
+    heard = Heard()
+    trained = mh.train(given(evaluation=SCORED), progress=heard)
+    assert heard.events == [("started", (5, 5)), ("evaluated", 5)]
+    assert log_lines(site / "out", "evaluation") == expected
+    assert trained.scores["GQA"] == expected[-1]["tasks"]["GQA"]
+    assert numbers(site / "out") == numbers(site / "whole")
+    again = Heard()
+    assert mh.train(given(evaluation=SCORED), progress=again) == trained
+    assert again.events == []
+
+
+def test_scoring_may_draw_random_numbers_and_sees_no_dropout(tmp_path: Path) -> None:
+    encoder, modes = toy(), []
+
+    def evaluate(scored: Any, folder: Path) -> Run:
+        modes.append((scored is encoder, encoder.module.training, folder.name))
+        torch.rand(3)
+        return Run(record=RunRecord.model_construct(suite_tasks=()), tasks={}, output_dir=folder)
+
+    train_toy(tmp_path / "alone")
+    train_toy(tmp_path / "out", encoder=encoder, evaluate=evaluate, evaluation={"every": 2})
+    assert modes == [(True, False, f"step-{step:06d}") for step in (2, 4, 5)]
+    assert encoder.module.training
+    assert numbers(tmp_path / "out") == numbers(tmp_path / "alone")
+    assert weights(tmp_path / "out") == weights(tmp_path / "alone")
 
 
 # -- memory ----------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -191,6 +192,21 @@ def test_fresh_can_be_stopped_too_before_it_has_a_checkpoint(tmp_path: Path) -> 
     assert numbers(tmp_path / "trained") == numbers(tmp_path / "other")
 
 
+def test_fresh_can_be_stopped_while_weights_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    train_toy(tmp_path / "trained")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("mmeb_harness.trainers.train.choose_parameters", stop)
+        train_toy(tmp_path / "trained", run={"seed": 7, "fresh": True})
+    train_toy(tmp_path / "trained", run={"seed": 7})
+    train_toy(tmp_path / "other", run={"seed": 7})
+    assert numbers(tmp_path / "trained") == numbers(tmp_path / "other")
+
+
 def test_settings_that_alter_nothing_may_change(tmp_path: Path) -> None:
     free = toy(dropout=0.0)
     train_toy(tmp_path / "whole", encoder=free)
@@ -213,6 +229,7 @@ def test_workers_change_nothing_nor_does_their_number_after_a_stop(tmp_path: Pat
     train_toy(tmp_path / "none")
     interrupted(tmp_path / "two", 3, run={"workers": 2})
     train_toy(tmp_path / "two", run={"workers": 1})
+    assert multiprocessing.active_children() == []
     assert numbers(tmp_path / "two") == numbers(tmp_path / "none")
     assert weights(tmp_path / "two") == weights(tmp_path / "none")
 

@@ -156,10 +156,8 @@ class ContrastiveConfig(TrainConfig):
         """Read `lora: true` and `false`; a section with nothing under it has its defaults."""
         if not isinstance(given, Mapping):
             return given
-        blank: dict[str, Any] = dict.fromkeys(
-            (k for k, v in given.items() if v is None and k in cls._defaulted()), {}
-        )
-        read = {**given, **blank}
+        own = cls._defaulted()
+        read = {k: {} if v is None and k in own else v for k, v in given.items()}
         if isinstance(switch := read.get("lora"), bool):
             read["lora"] = {} if switch else None
         return read

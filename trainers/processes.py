@@ -187,7 +187,8 @@ class Processes:
             return
         for bucket in buckets([one.detach() for one in tensors if not is_sharded(one)]):
             with _joined(bucket) as flat:
-                torch.distributed.broadcast(flat, src=0)
+                bits = flat.view(-1).view(torch.uint8)  # as in gather_rows
+                torch.distributed.broadcast(bits, src=0)
 
     def from_main(self, value: Value) -> Value:
         """Return what the first process gives: any value that pickles."""

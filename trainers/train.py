@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
@@ -93,12 +93,18 @@ class Training:
         """Train to the end."""
         done = self.folder.begin()
         self.log = self.folder.open_log(done)
-        if done < self.steps:
+        unscored = self.processes.from_main(self._is_unscored(done))
+        if done < self.steps or unscored:
             self.trackers.begin()
             self._prepare(done)
-            for step in range(done, self.steps):
-                self._step(step)
-                self._now_and_then(step + 1)
+            try:
+                if unscored:
+                    self._evaluate(done)
+                for step in range(done, self.steps):
+                    self._step(step)
+                    self._now_and_then(step + 1)
+            finally:
+                self.ready.close()  # its workers end now
         else:
             self.folder.draw()  # which a kill may have left undone
         self.trackers.end()
@@ -192,7 +198,7 @@ class Training:
 
     # -- batches -------------------------------------------------------------------------------
 
-    def _ready_batches(self, step: int) -> Iterator[ReadyBatch]:
+    def _ready_batches(self, step: int) -> Generator[ReadyBatch, None, None]:
         """Yield this process's share of every batch from a step on, prepared ahead."""
         first = step * self.config.batch.accumulate
         count = (self.steps - step) * self.config.batch.accumulate
@@ -228,6 +234,7 @@ class Training:
         self._tell_left_out(step, batches)
         if self.stepper.recuts > recuts:
             self._warn(step + 1, f"memory ran out: {self.stepper.preparer.most} from now on")
+            self.ready.close()
             self.ready = self._ready_batches(step + 1)
         record = {**asdict(result), "grad_norm": norm, "lr": rate}
         record["seconds"] = perf_counter() - started
@@ -269,18 +276,24 @@ class Training:
                 self._warn(step + 1, "more pairs are left out: counted in the log, but not named")
 
     def _now_and_then(self, done: int) -> None:
-        """After a step: scores, a checkpoint, the curve, when it is time for them."""
-        run, evaluation = self.config.run, self.config.evaluation
-        every = run.checkpoint_every or math.ceil(self.steps / CHECKPOINTS)
-        at_end = done == self.steps
-        evaluates = evaluation is not None and (done % evaluation.every == 0 or at_end)
-        saves = done % every == 0 or at_end
-        if evaluates or saves:
+        """After a step: a checkpoint, scores, the curve, when it is time for them."""
+        every = self.config.run.checkpoint_every or math.ceil(self.steps / CHECKPOINTS)
+        saves = done % every == 0 or done == self.steps
+        if saves or self._scores_at(done):
             self._check_finite(done)
-        if evaluates:
-            self._evaluate(done)
         if saves:
             self._save(done)
+        if self._scores_at(done):
+            self._evaluate(done)
+
+    def _scores_at(self, done: int) -> bool:
+        section = self.config.evaluation
+        return section is not None and (done % section.every == 0 or done == self.steps)
+
+    def _is_unscored(self, done: int) -> bool:
+        """Whether the scores after the newest checkpoint are wanted and not in the log."""
+        there = self.folder.last("evaluation").get("step")
+        return done > 0 and self._scores_at(done) and there != done
 
     def _check_finite(self, done: int) -> None:
         """Refuse to keep or score weights that a step has spoilt: the next one would show it."""
@@ -305,6 +318,7 @@ class Training:
             tasks = {name: task.score for name, task in run.tasks.items()}
             self._write({"kind": "evaluation", "step": done, "scores": scores, "tasks": tasks})
             self.trackers.log(done, {**scores, **tasks})
+            self.folder.draw()
             self.progress.evaluated(done, run)
         self.processes.wait()
 

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from mmeb_harness.errors import EnvironmentFault, HarnessError
@@ -22,7 +22,7 @@ UNGUARDED = "From a script, start workers under `if __name__ == '__main__':`, or
 
 def in_workers(
     function: Callable[[Input], Output], inputs: Iterable[Input], workers: int
-) -> Iterator[Output]:
+) -> Generator[Output, None, None]:
     """Yield `function(input)` for each input, in order, made in `workers` processes (0: here).
 
     The inputs are drawn as they are needed, here; the function travels to each worker once.
@@ -34,7 +34,7 @@ def in_workers(
     if workers == 0:
         yield from map(function, inputs)
         return
-    from torch import Generator
+    import torch
     from torch.utils.data import DataLoader
 
     loader: DataLoader[Any] = DataLoader(
@@ -46,7 +46,7 @@ def in_workers(
         collate_fn=_as_it_is,
         worker_init_fn=_end_with_the_run,
         multiprocessing_context="forkserver" if os.name == "posix" else "spawn",
-        generator=Generator(),  # else starting draws from the random numbers that dropout draws from
+        generator=torch.Generator(),  # else its start draws from everybody's, such as dropout's
     )
     try:
         arriving = iter(loader)

@@ -128,10 +128,6 @@ COMBINED = InfoNCE(temperature=0.1, symmetric=True, dimensions=(8, 32), similari
 STEPS: Mapping[str, Callable[[], None]] = {
     "CLIP": partial(check_steps, "clip", EVERYTHING),
     "CLIP, every setting of the loss": partial(check_steps, "clip", {"lora": LORA}, loss=COMBINED),
-    "Qwen2-VL, DoRA": partial(check_steps, "qwen2-vl", {"lora": {**LORA, "dora": True}}),
-    "several batches": partial(
-        check_steps, "clip", {"lora": LORA}, batches=[*BATCHES, text_pairs(5), mixed_pairs(4)]
-    ),
     "fewer pairs than processes": partial(
         check_steps, "qwen2-vl", {"lora": LORA}, batches=[mixed_pairs(3)], dtype="float32"
     ),
@@ -156,10 +152,16 @@ def sharded_steps(family: str, trained: Mapping[str, Any]) -> None:
     parameters = {name: one for name, one in dealt.module.named_parameters() if one.requires_grad}
     assert any(map(is_sharded, parameters.values()))
     again = UnderTraining(parameters=parameters, adapted=())
-    for cut in ({"items": 2}, {"tokens": 150}, {}):
-        found, parts = taken(
-            dealt, again, batches, loss, alone=False, sync=partial(sum_after, dealt.module), **cut
-        )
+    told: list[bool] = []
+
+    def sync(last: bool) -> None:
+        told.append(last)
+        sum_after(dealt.module, last)
+
+    for cut in ({"items": 2}, {}):
+        told.clear()
+        found, parts = taken(dealt, again, batches, loss, alone=False, sync=sync, **cut)
+        assert told == [False, False, False, True]  # communication is once, at the very end
         for expected, whole in results:
             assert abs(found.loss - expected.loss) <= LIMIT * expected.loss
             assert (
@@ -231,6 +233,10 @@ CHECKS: Mapping[str, Mapping[str, Callable[[], None]]] = {
         "golden run": partial(golden_run, "golden"),
         "golden run, sharded": partial(golden_run, "golden sharded", shard=True),
         **STEPS,
+        "Qwen2-VL, DoRA": partial(check_steps, "qwen2-vl", {"lora": {**LORA, "dora": True}}),
+        "several batches": partial(
+            check_steps, "clip", {"lora": LORA}, batches=[*BATCHES, text_pairs(5), mixed_pairs(4)]
+        ),
         "sharded steps, weights": partial(sharded_steps, "qwen2-vl", EVERYTHING),
         "sharded steps, DoRA": partial(sharded_steps, "qwen2-vl", {"lora": {**LORA, "dora": True}}),
         "sharded steps, LLaVA": partial(sharded_steps, "llava-next", {"lora": LORA}),
