@@ -95,10 +95,13 @@ def process_device(wanted: str | None) -> str:
     """Return the device of this process: its own of several, where a launcher started several."""
     import torch
 
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if wanted is None and os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes"):
+        return "cpu"
     if wanted in (None, "cuda") and torch.cuda.is_available():
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
-    if wanted is not None:
-        return wanted
+    if wanted is not None or several:  # several processes do not share an "mps"
+        return wanted or "cpu"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 

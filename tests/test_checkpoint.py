@@ -130,6 +130,7 @@ def golden_training(goldens: Path, tmp_path: Path) -> Callable[..., Any]:
     return train
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("lora", [{"rank": 2, "dropout": 0.0, "dora": True}, False])
 def test_it_loads_and_is_scored_while_training_goes_on_and_from_elsewhere(
     tmp_path: Path,

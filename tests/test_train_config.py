@@ -177,6 +177,7 @@ def test_what_is_not_there_is_a_fault_of_the_surroundings(
     assert error.exit_status == 3
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("sections", "told"),
     [

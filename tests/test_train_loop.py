@@ -95,6 +95,7 @@ def test_a_mapping_a_file_and_changes_are_the_same_training(site: Path) -> None:
     assert not (site / "elsewhere").exists()
 
 
+@pytest.mark.thorough
 def test_the_length_in_epochs_is_that_of_all_pairs(site: Path) -> None:
     for epochs, steps in ((1, 2), (1.5, 3), (3, 5), (0.01, 1)):  # of 13 pairs, 8 a step
         run = {"output_dir": f"out {epochs}", "epochs": epochs, "device": "cpu"}
@@ -239,6 +240,7 @@ def test_scoring_an_adapted_model_under_training_changes_nothing(
     assert not log_lines(tmp_path / "scored", "warning")
 
 
+@pytest.mark.thorough
 def test_the_scores_are_those_that_run_gives_the_checkpoint(site: Path) -> None:
     mh.train(given(evaluation={"every": 3, "tasks": "ind,ood"}))
     run = mh.evaluate("out", suite="mini", output_dir=site / "scored")
@@ -264,6 +266,7 @@ def test_a_task_that_cannot_be_scored_is_told_of_and_training_goes_on(
     assert [line["message"] for line in log_lines(site / "out", "warning")] == heard.warnings
 
 
+@pytest.mark.thorough
 def test_what_is_scored_when_may_change_on_the_way(site: Path) -> None:
     """After step 3 it is scored twice, the second time other tasks; after step 2, where it goes on,
     once it is known that it shall be."""
@@ -337,7 +340,7 @@ def uneven(count: int) -> list[Subset]:
 
 @pytest.mark.parametrize("way", ["there", "back"])
 @pytest.mark.parametrize("chunk", [{"chunk_tokens": 200}, {"chunk_items": 16}], ids=str)
-@pytest.mark.parametrize("fits", [25, 110])
+@pytest.mark.parametrize("fits", [pytest.param(25, marks=pytest.mark.thorough), 110])
 def test_where_memory_runs_out_smaller_chunks_give_the_same(
     tmp_path: Path, way: str, chunk: dict[str, int], fits: int
 ) -> None:
@@ -417,6 +420,7 @@ def test_memory_that_runs_out_elsewhere_is_told_as_well(
 # -- steps -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 @pytest.mark.parametrize("warmup", [0, 1, 7])
 @pytest.mark.parametrize("steps", [5, 30])

@@ -68,6 +68,7 @@ def test_going_on_ends_as_if_there_had_been_no_stop(tmp_path: Path, step: int) -
     assert numbers(unlike)[0][LOSS] != numbers(whole)[0][LOSS]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "settings",
     [

@@ -81,12 +81,17 @@ class Checkpoints:
         return final
 
     def read(self, step: int) -> dict[str, Any]:
-        """Return what this process's state was; another number of processes has none of its own."""
+        """Return what this process's state was, and the first one's where it left none itself."""
+        names = dict.fromkeys((0, self.processes.rank))
+        paths = [self.at(step) / STATE / f"process-{rank}.pt" for rank in names]
+        state: dict[str, Any] = {}
+        for path in (paths[0], *(path for path in paths[1:] if path.is_file())):
+            state |= self._read(step, path)
+        return state
+
+    def _read(self, step: int, path: Path) -> dict[str, Any]:
         import torch
 
-        path = self.at(step) / STATE / f"process-{self.processes.rank}.pt"
-        if not path.is_file():
-            path = path.with_name("process-0.pt")
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file may raise anything

@@ -327,14 +327,14 @@ class Training:
     def _save(self, done: int) -> None:
         random = RandomState.now()
         whole = None
-        if self.sharded:
-            whole = sharding.whole_state(self.encoder.module, self.processes)
-        state = {
-            "processes": self.processes.count,
-            "values": sharding.own_values(self.encoder.module),
-            "optimizer": sharding.optimizer_state(self.optimizer),
-            "random": {"cpu": random.cpu, "device": random.device},
-        }
+        if self.sharded:  # beside an adapter, the base need not be gathered
+            names = self.chosen.parameters if self.chosen.adapted else None
+            whole = sharding.whole_state(self.encoder.module, self.processes, names)
+        state: dict[str, Any] = {"random": {"cpu": random.cpu, "device": random.device}}
+        if self.sharded or self.processes.is_main:  # the same in all, unless dealt out
+            state["processes"] = self.processes.count
+            state["values"] = sharding.own_values(self.encoder.module)
+            state["optimizer"] = sharding.optimizer_state(self.optimizer)
 
         def save_model(folder: Path) -> None:
             self.encoder.save(folder) if whole is None else self.encoder.save(folder, whole)

@@ -3,17 +3,16 @@
     python examples/digits/make.py [FOLDER]        (FOLDER: digits)
 
     FOLDER/model/          a Qwen2-VL with random weights: real classes, 0.6 million numbers
-    FOLDER/digits.jsonl    1,733 pairs of a handwritten digit and its word, in the documented columns
+    FOLDER/digits.jsonl    1,733 pairs of a handwritten digit and its word
     FOLDER/shuffled.jsonl  the same with words dealt out anew, each as often to every digit as any
                            other: nothing can be learnt from them
     FOLDER/images/         the pictures of both
 
-They are the digits that the suite `mini` does not ask for, so that its task `ImageNet-1K` (64 digits)
-is held out.
+The suite `mini` asks for other digits: its task `ImageNet-1K` (64 of them) is held out.
 
 Source of digits.npz: Optical Recognition of Handwritten Digits, test part (E. Alpaydin and
-C. Kaynak, UCI Machine Learning Repository, 1998, CC BY 4.0), as in scikit-learn 1.9.1's `load_digits`
-(8x8 pixels, values 0 to 16), unchanged, without the 64 rows that `tasks/mini/digits.npz` holds.
+C. Kaynak, UCI Machine Learning Repository, 1998, CC BY 4.0), as `load_digits` of scikit-learn 1.9.1
+has it (8x8 pixels, values 0 to 16), without the 64 rows that `tasks/mini/digits.npz` holds.
 """
 
 from __future__ import annotations
