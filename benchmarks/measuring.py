@@ -28,6 +28,9 @@ class Took:
     wall: float
     cpu: float
 
+    def __str__(self) -> str:
+        return f"{self.wall:.2f} s, {self.cpu:.2f} s of its own"
+
 
 def timed(work: Callable[[], Value], device: str) -> tuple[Value, Took]:
     """Return what some work gives and how long it took, to the end of what the device has to do."""

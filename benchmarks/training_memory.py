@@ -5,6 +5,10 @@ before the batch is prepared to the highest point of preparing and the step (on 
 step allocates there). Beside it stands what has to grow: the prepared inputs (pixels, token ids),
 the frozen tower's features, the vectors with their gradients, and the loss's matrix of scores.
 What is left has to be flat.
+
+The allocator of the C library keeps freed memory for itself, more with every kind of chunk that it
+has seen. So that it is the step that is measured, and not that, it is told to give every larger
+piece back at once (MALLOC_MMAP_THRESHOLD_); `--usual-allocator` leaves it as it is.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import argparse
 import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -35,6 +40,9 @@ if TYPE_CHECKING:
     import torch
 
 MB = 1e6
+PIECE = 1 << 18
+"""Bytes from which on a piece of memory is large."""
+
 SCORES = 3
 """Matrices of scores that the loss has at once: scores, their softmax, its gradient."""
 
@@ -70,12 +78,10 @@ def measured(arguments: argparse.Namespace, pairs: int) -> dict[str, Any]:
             "chunks": len(ready.chunks),
             "model": shape_of(encoder),
         }
-        prepared = now("VmRSS")
         stepper.gradients([ready], parameters)
         size = encoder.module.get_input_embeddings().weight
         return facts | {
             "peak": now("VmHWM") - level,
-            "prepared": prepared - level,
             "inputs": inputs,
             "features": places * size.shape[1] * size.element_size(),
             "vectors": 2 * 4 * facts["items"] * size.shape[1] + SCORES * 4 * pairs * pairs,
@@ -122,10 +128,13 @@ def device_peak(device: str) -> int:
     return torch.cuda.max_memory_allocated() if device.startswith("cuda") else 0
 
 
-def in_own_process(pairs: int) -> dict[str, Any]:
+def in_own_process(pairs: int, usual_allocator: bool) -> dict[str, Any]:
     """Measure a batch size in a fresh process."""
     command = [sys.executable, __file__, *sys.argv[1:], "--only", str(pairs)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    settings = {} if usual_allocator else {"MALLOC_MMAP_THRESHOLD_": str(PIECE)}
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, check=True, env={**os.environ, **settings}
+    )
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     say(f"{pairs} pairs: {found}")
     return found
@@ -145,12 +154,13 @@ def report(found: dict[int, dict[str, Any]], arguments: argparse.Namespace) -> s
     title = (
         f"Memory of a training step: {arguments.model}, chunks of {arguments.chunk_tokens} tokens"
     )
+    allocator = "; the allocator as it is" if arguments.usual_allocator else ""
     left = [float(row[7]) for row in rows]
     return "\n".join(
         [
             measuring.heading(title, arguments.device),
             f"{next(iter(found.values()))['model']}; resolution {arguments.resolution}; MB of 10^6 "
-            "bytes above the level before the batch is prepared.\n",
+            f"bytes above the level before the batch is prepared{allocator}.\n",
             measuring.table(head, rows),
             f"\n**What is left: from {min(left):.0f} to {max(left):.0f} MB.**\n",
         ]
@@ -162,17 +172,18 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", choices=SIZES, default="100m")
+    parser.add_argument("--model", choices=SIZES, default="10m")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--batches", type=int, nargs="+", default=[8, 16, 32, 64, 128, 256, 512], help="pairs"
     )
-    parser.add_argument("--chunk-tokens", type=int, default=512)
+    parser.add_argument("--chunk-tokens", type=int, default=256)
     parser.add_argument("--resolution", default="low")
     parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--dora", action="store_true")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--usual-allocator", action="store_true")
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     return parser.parse_args(given)
 
@@ -183,7 +194,9 @@ def main() -> None:
     if arguments.only:
         print(json.dumps(measured(arguments, arguments.only)))
     else:
-        found = {pairs: in_own_process(pairs) for pairs in arguments.batches}
+        found = {
+            pairs: in_own_process(pairs, arguments.usual_allocator) for pairs in arguments.batches
+        }
         print(report(found, arguments))
 
 

@@ -55,6 +55,9 @@ from random_qwen import SIZES, RandomQwen, make_encoder, put_under_training, sha
 if TYPE_CHECKING:
     import torch
 
+SMALL = 4
+"""Pairs of a round that only warms up."""
+
 Gradients = Callable[[ReadyBatch], float | None]
 """Puts a batch's gradients on the parameters; returns the loss, where there is one."""
 
@@ -128,10 +131,16 @@ class Workbench:
 
     def everything_twice(self, ready: ReadyBatch) -> float:
         """Every chunk through the whole model without a graph, then all again with one."""
+        import torch
+
         self.forget()
         cached = embed_all(self.embed, ready.chunks, keep_last=False)
         leaves_ID = cached.vectors_ID.requires_grad_()
-        loss = self.loss(leaves_ID[ready.queries_P], leaves_ID[ready.positives_P], _codes(ready))
+        queries_P, positives_P, codes_T = (
+            torch.from_numpy(places).to(leaves_ID.device)
+            for places in (ready.queries_P, ready.positives_P, ready.codes_I[ready.positives_P])
+        )
+        loss = self.loss(leaves_ID[queries_P], leaves_ID[positives_P], codes_T)
         loss.backward()
         assert leaves_ID.grad is not None
         backward_all(self.embed, ready.chunks, cached, leaves_ID.grad)
@@ -175,12 +184,6 @@ class Workbench:
             parameter.grad = None
 
 
-def _codes(ready: ReadyBatch) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(ready.codes_I[ready.positives_P])
-
-
 # -- rounds ----------------------------------------------------------------------------------------
 
 
@@ -190,12 +193,12 @@ def measure(sides: Sequence[Side], bench: Workbench, arguments: argparse.Namespa
 
     pairs = draw_pairs(arguments.seed, Pictures(arguments.seed, arguments.photos))
     for number in range(-arguments.warmup, arguments.steps):
-        batch = list(islice(pairs, arguments.batch))
+        batch = list(islice(pairs, arguments.batch if number >= 0 else SMALL))
         for side in measuring.turned(sides, number):
             torch.manual_seed(number)
             ready, preparation = timed(partial(side.prepare, batch), "cpu")
             loss, took = timed(partial(side.gradients, ready), arguments.device)
-            say(f"round {number + 1} of {arguments.steps}, {side.name}: {took.wall:.2f} s")
+            say(f"round {number + 1} of {arguments.steps}, {side.name}: {took}")
             if number < 0:
                 continue
             side.steps.append(took)
@@ -273,7 +276,7 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=64, help="pairs")
     parser.add_argument("--steps", type=int, default=5, help="rounds that count")
-    parser.add_argument("--warmup", type=int, default=1, help="rounds before them")
+    parser.add_argument("--warmup", type=int, default=1, help="small rounds before them")
     parser.add_argument("--chunk-tokens", type=int, help="default: the trainer's, by device")
     parser.add_argument("--counts", type=int, nargs="*", default=[2, 4])
     parser.add_argument("--resolution", default="low")

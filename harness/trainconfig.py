@@ -73,7 +73,8 @@ class DataSection(Section):
 
 
 class EvaluationSection(Section):
-    """What is scored while training goes on, by the engine that makes leaderboards."""
+    """What is scored while training goes on, by the engine that makes leaderboards: before the
+    first step, after `every` steps, and at the end."""
 
     every: int = Field(ge=1)
     suite: str = "mini"

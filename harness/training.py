@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +133,9 @@ def _evaluation(registry: Registry, config: TrainConfig, cache: Path) -> Evaluat
             workers=0,
         )
         try:
-            return Job(subject_from_object(encoder, index), settings, registry, index).run()
+            subject = subject_from_object(encoder, index)
+            subject = replace(subject, name=f"{subject.name} {folder.name}")  # one row of a report
+            return Job(subject, settings, registry, index).run()
         finally:
             index.close()
             for name in ("cache", "vectors"):

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -198,32 +197,29 @@ def test_the_saved_model_is_the_one_under_training(tmp_path: Path) -> None:
 def test_a_full_disk_leaves_the_checkpoint_before_and_the_same_command_goes_on(
     tmp_path: Path,
 ) -> None:
-    """A limit on the size of files stops writing half way, as a full disk does: within the state,
-    within the model."""
-    once = {"folder": str(tmp_path / "whole")}
-    (whole,) = run_jobs([once])
+    """A limit on the size of files stops writing half way, as a full disk does."""
+    train_toy(tmp_path / "whole")
     state = tmp_path / "whole/training/step-000005/state/process-0.pt"
-    model = tmp_path / "whole/weights.safetensors"
-    assert state.stat().st_size > 2 * model.stat().st_size > 20_000
-    room = [state.stat().st_size - 1, state.stat().st_size // 2, model.stat().st_size - 1, 8_000]
-    jobs = []
+    room = [state.stat().st_size - 1, 8_000]
     for size in room:
-        folder = {"folder": str(tmp_path / f"full {size}")}
-        jobs += [{**folder, "dies_at": whole["changes"] // 2}, {**folder, "file_size": size}]
-        jobs += [{**folder, "look": True, "file_size": size}, folder]
-    ended = run_jobs(jobs)
-    for number, size in enumerate(room):
-        killed, full, again, finished = ended[4 * number : 4 * number + 4]
-        assert killed["status"] == -signal.SIGKILL
-        for one in (full, again):
-            assert one["status"] == EnvironmentFault.exit_status, size
-            assert "the checkpoint step-000004 was not written" in one["error"]
-            assert "step-000002" in one["error"]
-            assert "Is the disk full? The same command goes on" in one["error"]
-            assert "\n" not in one["error"]
-        assert finished["status"] == 0
-        assert numbers(tmp_path / f"full {size}") == numbers(tmp_path / "whole")
-        assert weights(tmp_path / f"full {size}") == weights(tmp_path / "whole")
+        with pytest.raises(KeyboardInterrupt):
+            train_toy(tmp_path / f"full {size}", progress=Heard(stops_after=3))
+    before = [files_of_step(tmp_path / f"full {size}", 2) for size in room]
+    jobs = [{"folder": str(tmp_path / f"full {size}"), "file_size": size} for size in room]
+    for size, kept, full in zip(room, before, run_jobs(jobs), strict=True):
+        assert full["status"] == EnvironmentFault.exit_status, size
+        assert "the checkpoint step-000004 was not written" in full["error"]
+        assert "those before it are whole: ['step-000002']" in full["error"]
+        assert "Is the disk full? The same command goes on" in full["error"]
+        assert "\n" not in full["error"]
+        folder = tmp_path / f"full {size}"
+        assert checkpoints(folder) == [2]
+        assert files_of_step(folder, 2) == kept
+        assert not list((folder / "training").glob(".*"))
+        assert same_files(folder)
+        train_toy(folder)
+        assert numbers(folder) == numbers(tmp_path / "whole")
+        assert weights(folder) == weights(tmp_path / "whole")
 
 
 FULL = [
@@ -243,7 +239,7 @@ def test_each_library_s_word_for_a_full_disk_is_understood(
 
     with pytest.raises(KeyboardInterrupt):
         train_toy(tmp_path, progress=Heard(stops_after=3))
-    before = {path: path.read_bytes() for path in files_of_step(tmp_path, 2)}
+    before = files_of_step(tmp_path, 2)
     with monkeypatch.context() as patch:
         patch.setattr(*((Toy, "save") if what == "model" else (torch, "save")), full)
         with pytest.raises(EnvironmentFault, match="Is the disk full") as told:
@@ -252,16 +248,16 @@ def test_each_library_s_word_for_a_full_disk_is_understood(
     assert "step-000002" in str(told.value)
     assert checkpoints(tmp_path) == [2]
     assert same_files(tmp_path)
-    assert {path: path.read_bytes() for path in files_of_step(tmp_path, 2)} == before
+    assert files_of_step(tmp_path, 2) == before
     assert not [*(tmp_path / "training").glob(".*")]
     train_toy(tmp_path)
     train_toy(tmp_path / "whole")
     assert numbers(tmp_path) == numbers(tmp_path / "whole")
 
 
-def files_of_step(folder: Path, step: int) -> list[Path]:
+def files_of_step(folder: Path, step: int) -> dict[Path, bytes]:
     found = (folder / f"training/step-{step:06d}").rglob("*")
-    return sorted(path for path in found if path.is_file())
+    return {path: path.read_bytes() for path in found if path.is_file()}
 
 
 @pytest.mark.parametrize("name", ["config.json", "card.json", "model.safetensors", "notes.txt"])

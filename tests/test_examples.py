@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -139,7 +139,7 @@ def test_a_recipe_of_the_paper_adapts_what_the_original_s_list_finds(recipe: str
 
 # -- the digits ------------------------------------------------------------------------------------
 
-STEPS = 60
+STEPS = 40
 HELD_OUT = "ImageNet-1K"
 CHANCE = 0.1
 
@@ -298,3 +298,25 @@ def test_the_page_names_every_family_with_what_is_trained() -> None:
         trunk = next(one for one in kind.__mro__ if "trunk" in vars(one))
         assert shard.startswith("yes") == (trunk is Decoder), name
     assert not told
+
+
+def test_the_trainer_of_the_plugin_page_trains(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, install_plugin: Callable[..., Path]
+) -> None:
+    page = (ROOT / "docs/plugins.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    source = next(one for one in snippets if "register_trainers" in one)
+    monkeypatch.syspath_prepend(install_plugin("my-trainer", source))
+    given = {
+        "trainer": "mine",
+        "model": f"clip:{ROOT}/tests/goldens/models/tiny-clip",
+        "data": EXAMPLES / "own-pairs/pairs",
+        "evaluation": {"every": 1, "tasks": HELD_OUT, "limit": 2},
+        "run": {"output_dir": "mine", "device": "cpu"},
+        "margin": 0.2,
+    }
+    assert mh.train(given).output_dir == Path("mine")
+    assert read_run(Path("mine/scores")).tasks[HELD_OUT].score is not None
+    assert mh.load_encoder("mine", device="cpu").card.family == "clip"
+    with pytest.raises(mh.HarnessError, match="margin"):
+        mh.train({**given, "margins": 0.2})

@@ -96,7 +96,7 @@ def test_a_tracker_hears_the_scores_that_there_are(tmp_path: Path) -> None:
     train_toy(tmp_path, run=TRACKED, evaluate=evaluated, evaluation={"every": 2})
     (book,) = Notebook.made
     scores = [(step, heard) for step, heard in book.heard if "loss" not in heard]
-    assert scores == [(step, {"ood": 0.25, "GQA": 0.25}) for step in (2, 4, 5)]
+    assert scores == [(step, {"ood": 0.25, "GQA": 0.25}) for step in (0, 2, 4, 5)]
 
 
 def test_trackers_alter_nothing_and_may_come_and_go(tmp_path: Path) -> None:

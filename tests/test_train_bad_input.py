@@ -155,7 +155,8 @@ def test_workers_leave_out_and_name_the_same(tmp_path: Path, cat: Path) -> None:
     told = {}
     for workers in (0, 1):
         heard, folder = Heard(), tmp_path / f"with {workers}"
-        train_toy(folder, data, progress=heard, run={"workers": workers}, **SKIP)
+        run, batch = {"workers": workers}, {"size": 8}
+        train_toy(folder, data, progress=heard, batch=batch, run=run, **SKIP)
         told[workers] = heard.warnings
         assert sum(line["skipped"] for line in log_lines(folder)) > 5
         with pytest.raises(TaskError, match=r"step 1: .*gone\.png"):

@@ -193,11 +193,11 @@ def test_scoring_on_the_way_changes_nothing_and_leaves_runs_but_no_vectors(site:
     assert numbers(site / "out") == numbers(site / "alone")
     assert weights(site / "out") == weights(site / "alone")
     lines = log_lines(site / "out", "evaluation")
-    assert [line["step"] for line in lines] == [2, 4, 5]
+    assert [line["step"] for line in lines] == [0, 2, 4, 5]
     assert [event for event in heard.events if event[0] == "evaluated"] == [
-        ("evaluated", step) for step in (2, 4, 5)
+        ("evaluated", step) for step in (0, 2, 4, 5)
     ]
-    places = [site / f"out/training/evaluations/step-{step:06d}" for step in (2, 4, 5)]
+    places = [site / f"out/training/evaluations/step-{step:06d}" for step in (0, 2, 4, 5)]
     for line, folder in zip(lines, places, strict=True):
         run = json.loads((folder / "run.json").read_text())
         assert run["suite"] == "mini"
@@ -236,7 +236,7 @@ def test_scoring_an_adapted_model_under_training_changes_nothing(
     mh.train(config, ["run.output_dir=scored", "evaluation={every: 1, tasks: GQA, limit: 2}"])
     assert numbers(tmp_path / "scored") == numbers(tmp_path / "alone")
     assert weights(tmp_path / "scored") == weights(tmp_path / "alone")
-    assert len(log_lines(tmp_path / "scored", "evaluation")) == 3
+    assert [line["step"] for line in log_lines(tmp_path / "scored", "evaluation")] == [0, 1, 2, 3]
     assert not log_lines(tmp_path / "scored", "warning")
 
 
@@ -257,11 +257,12 @@ def test_a_task_that_cannot_be_scored_is_told_of_and_training_goes_on(
     heard = Heard()
     mh.train(given(evaluation={**SCORED, "every": 4}), progress=heard)
     assert [line["step"] for line in log_lines(site / "out")] == [1, 2, 3, 4, 5]
-    assert len(heard.warnings) == 2
+    assert len(heard.warnings) == 3
     assert heard.warnings[0].startswith("GQA was not scored: query ")
     assert "not finite" in heard.warnings[0]
     lines = log_lines(site / "out", "evaluation")
-    assert [line["tasks"]["GQA"] for line in lines] == [None, None]
+    assert [line["step"] for line in lines] == [0, 4, 5]
+    assert [line["tasks"]["GQA"] for line in lines] == [None, None, None]
     assert all(line["tasks"]["ImageNet-1K"] is not None for line in lines)
     assert [line["message"] for line in log_lines(site / "out", "warning")] == heard.warnings
 
@@ -275,7 +276,9 @@ def test_what_is_scored_when_may_change_on_the_way(site: Path) -> None:
     mh.train(given(evaluation={"every": 1, "tasks": "GQA", "limit": 1}))
     mh.train(given(run={**given()["run"], "output_dir": "alone"}))
     assert numbers(site / "out") == numbers(site / "alone")
-    lines = log_lines(site / "out", "evaluation")
+    first, *lines = log_lines(site / "out", "evaluation")
+    assert first["step"] == 0
+    assert len(first["tasks"]) > 1
     assert [(line["step"], *line["tasks"]) for line in lines] == [
         (step, "GQA") for step in (2, 3, 4, 5)
     ]
@@ -296,7 +299,7 @@ def test_scores_that_a_stop_came_before_are_made_up_for(site: Path) -> None:
             mh.train(given(evaluation=SCORED), progress=Stopping())
         assert checkpoints(site / "out")[-1] == step
         assert [line["step"] for line in log_lines(site / "out", "evaluation")] == [
-            one for one in (2, 4) if one < step
+            one for one in (0, 2, 4) if one < step
         ]
     heard = Heard()
     trained = mh.train(given(evaluation=SCORED), progress=heard)
@@ -319,7 +322,7 @@ def test_scoring_may_draw_random_numbers_and_sees_no_dropout(tmp_path: Path) -> 
 
     train_toy(tmp_path / "alone")
     train_toy(tmp_path / "out", encoder=encoder, evaluate=evaluate, evaluation={"every": 2})
-    assert modes == [(True, False, f"step-{step:06d}") for step in (2, 4, 5)]
+    assert modes == [(True, False, f"step-{step:06d}") for step in (0, 2, 4, 5)]
     assert encoder.module.training
     assert numbers(tmp_path / "out") == numbers(tmp_path / "alone")
     assert weights(tmp_path / "out") == weights(tmp_path / "alone")

@@ -45,7 +45,10 @@ CPU_CHUNK_TOKENS, DEVICE_CHUNK_TOKENS = 2048, 16384
 CHECKPOINTS = 10
 """How many checkpoints a training writes, unless told."""
 
-WORKERS_AT_MOST = 8
+WORKERS_AT_MOST = 2
+"""Processes that prepare batches, unless told: each holds a whole share with its pixels, which for
+128 pairs of large images is 6 GB; a step on them takes far longer than to prepare them."""
+
 TOLD_OF = 20
 """How many pairs that were left out are named."""
 
@@ -203,7 +206,7 @@ class Training:
         first = step * self.config.batch.accumulate
         count = (self.steps - step) * self.config.batch.accumulate
         shares = map(self._share, islice(self.order.batches(first), count))
-        return in_workers(self.stepper.preparer, shares, self._workers())
+        return in_workers(self.stepper.preparer, shares, self._workers(), ahead=1)
 
     def _share(self, batch: Sequence[tuple[int, int]]) -> list[Pair]:
         own = batch[self.processes.share(len(batch))]
@@ -291,9 +294,9 @@ class Training:
         return section is not None and (done % section.every == 0 or done == self.steps)
 
     def _is_unscored(self, done: int) -> bool:
-        """Whether the scores after the newest checkpoint are wanted and not in the log."""
+        """Whether the scores from where it goes on are wanted and not in the log."""
         there = self.folder.last("evaluation").get("step")
-        return done > 0 and self._scores_at(done) and there != done
+        return self._scores_at(done) and there != done
 
     def _check_finite(self, done: int) -> None:
         """Refuse to keep or score weights that a step has spoilt: the next one would show it."""

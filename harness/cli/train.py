@@ -42,7 +42,7 @@ def train(
       model: qwen2-vl:Qwen/Qwen2-VL-2B-Instruct    # as -m names one
       data: my-pairs                               # a folder of tables of pairs
       run:
-        output_dir: runs/mine
+        output_dir: models/mine
         epochs: 1
 
     Words behind it change single values. The model in OUTPUT_DIR is what `mmeb-harness run -m

@@ -21,11 +21,16 @@ UNGUARDED = "From a script, start workers under `if __name__ == '__main__':`, or
 
 
 def in_workers(
-    function: Callable[[Input], Output], inputs: Iterable[Input], workers: int
+    function: Callable[[Input], Output],
+    inputs: Iterable[Input],
+    workers: int,
+    *,
+    ahead: int = 2,
 ) -> Generator[Output, None, None]:
     """Yield `function(input)` for each input, in order, made in `workers` processes (0: here).
 
-    The inputs are drawn as they are needed, here; the function travels to each worker once.
+    The inputs are drawn as they are needed, here; the function travels to each worker once. Each
+    worker makes `ahead` outputs before the first of them is taken.
 
     Raises:
         EnvironmentFault: where a worker dies or cannot be started.
@@ -42,7 +47,7 @@ def in_workers(
         batch_size=None,
         sampler=inputs,
         num_workers=workers,
-        prefetch_factor=2,
+        prefetch_factor=ahead,
         collate_fn=_as_it_is,
         worker_init_fn=_end_with_the_run,
         multiprocessing_context="forkserver" if os.name == "posix" else "spawn",
