@@ -14,6 +14,8 @@ bound       over the very same chunks: the frozen tower once, one forward of the
             ones, so where a batch is a few chunks it is below.
 plain       the bound without the forward that is without a graph: chunks trained one by one, as if
             the loss of each knew no other. No step over the same chunks can be faster.
+ours, N tokens
+            ours with other chunks (`--budgets`).
 original N  chunks of N items of one side, in the order of the data, as VLM2Vec's GradCache has
             them (`src/trainer.py`, chunk sizes 2 and 4 in its recipes): all chunks without a graph,
             the loss, all chunks again with a graph, and the whole model both times, the frozen
@@ -89,7 +91,7 @@ class Workbench:
         self.precision = config.precision_on(encoder.device)
         self.loss = InfoNCE(temperature=config.loss.temperature)
 
-    def sides(self, tokens: int, counts: Sequence[int]) -> list[Side]:
+    def sides(self, tokens: int, budgets: Sequence[int], counts: Sequence[int]) -> list[Side]:
         """Return all sides: ours, the bound, and the others."""
         ours = Preparer(encoder=self.encoder, tokens=tokens)
         sides = [
@@ -97,6 +99,9 @@ class Workbench:
             Side(name="bound", prepare=ours, gradients=partial(self.bound, forwards=1)),
             Side(name="plain", prepare=ours, gradients=partial(self.bound, forwards=0)),
         ]
+        for budget in budgets:
+            other, name = replace(ours, tokens=budget), f"ours, {budget} tokens"
+            sides.append(Side(name=name, prepare=other, gradients=self.by_stepper(other)))
         for count in counts:
             plain, sorted_too = partial(self.in_order, count), replace(ours, items=count)
             once = self.by_stepper(ours)
@@ -278,6 +283,7 @@ def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5, help="rounds that count")
     parser.add_argument("--warmup", type=int, default=1, help="small rounds before them")
     parser.add_argument("--chunk-tokens", type=int, help="default: the trainer's, by device")
+    parser.add_argument("--budgets", type=int, nargs="*", default=[], help="other chunk tokens")
     parser.add_argument("--counts", type=int, nargs="*", default=[2, 4])
     parser.add_argument("--resolution", default="low")
     parser.add_argument("--photos", type=Path, help="a folder of .jpg in place of drawn pictures")
@@ -323,7 +329,7 @@ def main() -> None:
         )
         parameters = put_under_training(encoder, config)
         bench = Workbench(encoder, parameters, config)
-        sides = bench.sides(chunk_tokens(arguments), arguments.counts)
+        sides = bench.sides(chunk_tokens(arguments), arguments.budgets, arguments.counts)
         measure(sides, bench, arguments)
         print(report(sides, arguments, shape_of(encoder)))
 

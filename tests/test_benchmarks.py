@@ -38,7 +38,7 @@ def test_all_sides_of_a_step_find_the_same_loss_and_gradients() -> None:
     for name, cells in by_name.items():
         if name not in ("bound", "plain"):
             assert float(cells[-2]) == pytest.approx(float(ours[-2]), rel=1e-4)
-            assert float(cells[-1]) == pytest.approx(float(ours[-1]), rel=1e-2)
+            assert float(cells[-1]) == pytest.approx(float(ours[-1]), rel=1e-3)
     assert "Ours / bound" in section
     assert "python benchmarks/training_step.py --model tiny --batch 8" in section
 
@@ -46,10 +46,10 @@ def test_all_sides_of_a_step_find_the_same_loss_and_gradients() -> None:
 @pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="asks Linux for the peak")
 def test_memory_is_told_for_every_batch_size() -> None:
-    cells = rows(printed("training_memory", "--batches", "4", "16"))
-    assert [row[0] for row in cells] == ["4", "16"]
+    cells = rows(printed("training_memory", "--batches", "2", "8"))
+    assert [row[0] for row in cells] == ["2", "8"]
     for _, items, chunks, peak, inputs, features, vectors, left in cells:
-        assert int(items) > 4
+        assert int(items) > 2
         assert int(chunks) >= 1
         known = int(inputs) + int(features) + int(vectors)
         assert int(peak) == pytest.approx(known + int(left), abs=2)
