@@ -117,8 +117,9 @@ class TrainingFolder:
 
     def _holds_anything(self) -> bool:
         top = self.config.run.output_dir
-        mine = {self.path.name}
-        return top.is_dir() and any(path.name not in mine for path in top.iterdir())
+        return top.is_dir() and any(
+            path.name != self.path.name and not path.name.startswith(".") for path in top.iterdir()
+        )
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:

@@ -10,7 +10,7 @@ Shapes: I items of this process, D numbers of a vector; of all processes P pairs
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -34,7 +34,8 @@ class Diverged(HarnessError):
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """The mean loss of a step's batches, and what went into it, over all processes."""
+    """The mean loss of a step's batches, and what went into it, over all processes; `left_out`
+    tells of this process's pairs that did not."""
 
     loss: float
     pairs: int
@@ -42,6 +43,7 @@ class StepResult:
     tokens: int
     negatives: float
     skipped: int
+    left_out: Sequence[str] = ()
 
 
 class Stepper:
@@ -67,7 +69,7 @@ class Stepper:
     # -- the whole step ------------------------------------------------------------------------
 
     def gradients(
-        self, batches: Sequence[ReadyBatch], parameters: Sequence[torch.nn.Parameter]
+        self, batches: Iterable[ReadyBatch], parameters: Sequence[torch.nn.Parameter]
     ) -> StepResult:
         """Put on the parameters the gradient of the batches' mean loss, summed over processes.
 
@@ -122,7 +124,10 @@ class Stepper:
     # -- there ---------------------------------------------------------------------------------
 
     def _there(self, ready: ReadyBatch) -> tuple[ReadyBatch, Sequence[Chunk], Cached]:
-        """Run the frozen part once and every chunk without a graph; recut while memory runs out."""
+        """Run the frozen part once and every chunk without a graph; recut while memory runs out.
+
+        The batch is given back with its chunks settled: the pixels behind them can be let go.
+        """
         import torch
 
         while True:
@@ -132,6 +137,7 @@ class Stepper:
                         replace(chunk, batch=self.encoder.settled(chunk.batch))
                         for chunk in ready.chunks
                     ]
+                ready = replace(ready, chunks=chunks)
                 chunks = self._in_company(chunks)
                 cached = embed_all(self._embed, chunks, keep_last=self.sync is None)
                 return ready, chunks, cached
@@ -222,6 +228,7 @@ class Stepper:
             tokens=total(ready.tokens),
             negatives=self.loss.negatives(codes_T, pairs),
             skipped=skipped,
+            left_out=ready.left_out,
         )
 
     def _of_all(self, leaves_ID: torch.Tensor, places: NDArray[np.int64]) -> torch.Tensor:
@@ -273,4 +280,5 @@ def _joined(results: Sequence[StepResult]) -> StepResult:
         tokens=sum(one.tokens for one in results),
         negatives=sum(one.negatives for one in results) / count,
         skipped=sum(one.skipped for one in results),
+        left_out=[why for one in results for why in one.left_out],
     )

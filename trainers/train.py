@@ -228,18 +228,19 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self._named(step):
-            batches = list(islice(self.ready, self.config.batch.accumulate))
+            batches = islice(self.ready, self.config.batch.accumulate)
             result = self.stepper.gradients(batches, self.parameters)
             norm = several.clip(self.parameters, self.config.optimizer.clip)
             if not math.isfinite(norm):
                 raise Diverged("the gradient is not finite")
             self.optimizer.step()
-        self._tell_left_out(step, batches)
+        self._tell_left_out(step, result.left_out)
         if self.stepper.recuts > recuts:
             self._warn(step + 1, f"memory ran out: {self.stepper.preparer.most} from now on")
             self.ready.close()
             self.ready = self._ready_batches(step + 1)
         record = {**asdict(result), "grad_norm": norm, "lr": rate}
+        del record["left_out"]
         record["seconds"] = perf_counter() - started
         self._write({"kind": "step", "step": step + 1, **record})
         self.trackers.log(step + 1, record)
@@ -270,8 +271,8 @@ class Training:
             "optimizer.lr, more optimizer.warmup or run.precision=float32 may help"
         )
 
-    def _tell_left_out(self, step: int, batches: Sequence[ReadyBatch]) -> None:
-        for why in [why for batch in batches for why in batch.left_out]:
+    def _tell_left_out(self, step: int, left_out: Sequence[str]) -> None:
+        for why in left_out:
             self.left_out += 1
             if self.left_out <= TOLD_OF:
                 self._warn(step + 1, f"a pair was left out: {why}")

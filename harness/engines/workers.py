@@ -63,10 +63,10 @@ def in_workers(
             "it a __getstate__ that leaves out what prepare does not need"
         ) from error
     try:
-        for made in arriving:
-            if isinstance(made, HarnessError):
-                raise made
-            yield made
+        while True:
+            yield _good(next(arriving))  # kept under no name, to be let go by whoever takes it
+    except StopIteration:
+        return
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
@@ -74,6 +74,13 @@ def in_workers(
             f"a preprocessing worker died ({str(error).splitlines()[0]}). Out of memory? Use fewer "
             f"--workers. {UNGUARDED}"
         ) from error
+
+
+def _good(made: Any) -> Any:
+    """Return what a worker made. Raises what it raised."""
+    if isinstance(made, HarnessError):
+        raise made
+    return made
 
 
 def _as_it_is(made: Any) -> Any:
