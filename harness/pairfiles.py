@@ -185,7 +185,7 @@ def _check_names(file: Path, names: Sequence[str], own: bool) -> None:
         missing = " or ".join(POSITIVE)
     if missing is not None:
         near = difflib.get_close_matches(missing.split()[0], unknown, n=1, cutoff=0.4)
-        meant = f"; is {near[0]!r} meant?" if near else ""
+        meant = f"; is {near[0]!r} that column? Then rename it" if near else ""
         raise TaskError(
             f"{file}: column {missing} is missing; there are: {', '.join(names) or 'none'}{meant}"
         )

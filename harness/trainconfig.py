@@ -14,6 +14,7 @@ from mmeb_harness.errors import UsageError, unknown_name
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -23,6 +24,12 @@ from pydantic_core import ErrorDetails
 
 Place = Annotated[Path, AfterValidator(Path.expanduser)]
 """A path, in which `~` is the user's folder."""
+
+
+Words = Annotated[
+    tuple[str, ...], BeforeValidator(lambda given: (given,) if isinstance(given, str) else given)
+]
+"""Several words, or a single one."""
 
 
 class Section(BaseModel):
@@ -215,12 +222,19 @@ def _problem(kind: type[BaseModel], given: Mapping[str, Any], problem: ErrorDeta
     dotted = ".".join(place)
     if problem["type"] == "extra_forbidden":
         section = ".".join(place[:-1])
+        homes = [] if section else _sections_with(kind, place[-1])
+        if homes:
+            return UsageError(f"{place[-1]} is a key of section {homes[0]}: {homes[0]}.{place[-1]}")
         where = f"key in section {section}" if section else "section"
         return unknown_name(where, place[-1], _known_keys(kind, place[:-1]))
     if problem["type"] == "missing":
         return UsageError(f"the configuration lacks {dotted}")
     message = SHAPES.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     return UsageError(f"{dotted}: {message}" if dotted else message)
+
+
+def _sections_with(kind: type[BaseModel], key: str) -> list[str]:
+    return [name for name in _known_keys(kind, []) if key in _known_keys(kind, [name])]
 
 
 def _place(given: Any, problem: ErrorDetails) -> list[str]:

@@ -17,7 +17,7 @@ from mmeb_harness.encoder import TrainableEncoder
 from mmeb_harness.errors import UsageError, unknown_name
 from mmeb_harness.files import FileIndex, cache_root
 from mmeb_harness.loading import call_with_known
-from mmeb_harness.models import build_encoder, resolve_model
+from mmeb_harness.models import Model, build_encoder, resolve_model
 from mmeb_harness.registry import Registry, build_registry
 from mmeb_harness.result import Run
 from mmeb_harness.run import Job, RunSettings
@@ -58,8 +58,9 @@ def train(
     checked, run = _trainer(registry, with_changes(given, changes))
     cache = cache_root(None)
     evaluate = None if checked.evaluation is None else _evaluation(registry, checked, cache)
+    model = resolve_model(registry, checked.model.name, checked.model.overrides)
     data = load_training_data(checked.data, registry, cache, checked.run.seed)
-    encoder = _encoder(registry, checked)
+    encoder = _encoder(model, checked)
     offered = {
         "config": checked,
         "encoder": encoder,
@@ -79,8 +80,7 @@ def _trainer(registry: Registry, given: Mapping[str, Any]) -> tuple[TrainConfig,
     return checked_config(kind, {**given, "trainer": name}), run
 
 
-def _encoder(registry: Registry, config: TrainConfig) -> Any:
-    model = resolve_model(registry, config.model.name, config.model.overrides)
+def _encoder(model: Model, config: TrainConfig) -> Any:
     device = process_device(config.run.device)
     encoder = build_encoder(model.card, device=device, dtype=config.weights_dtype(device))
     if not isinstance(encoder, TrainableEncoder):

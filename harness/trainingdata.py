@@ -82,7 +82,7 @@ def _own(section: DataSection) -> dict[str, Iterable[Pair]]:
     """Read a folder of one's own."""
     place = _expanded(section.dir) or Path()
     tables = own_pairs(place, _expanded(section.image_dir), section.split)
-    if "split" in section.model_fields_set and not any(
+    if section.split != ORIGINAL and not any(
         Path(name).stem.partition("-")[0] == section.split
         for pairs in tables.values()
         for name, _ in pairs.sources
@@ -112,25 +112,32 @@ def _of_suite(section: DataSection, registry: Registry, cache: Path) -> dict[str
         except DataMissing as error:
             missing[task.name] = error
     if missing:
-        raise _missing([task for task in tasks if task.name in missing], missing, section)
+        everything = not found and _words(section.subsets) == ["all"]
+        raise _missing(
+            [task for task in tasks if task.name in missing], missing, section, everything
+        )
     return found
 
 
 def _missing(
-    tasks: Sequence[Task], errors: Mapping[str, DataMissing], section: DataSection
+    tasks: Sequence[Task],
+    errors: Mapping[str, DataMissing],
+    section: DataSection,
+    everything: bool,
 ) -> DataMissing:
-    """Say what is not there, and the command that fetches all of it."""
+    """Say what is not there (perhaps `everything`), and the command that fetches all of it."""
     told = str(errors[tasks[0].name])
     if len(tasks) > 1:
-        told = f"{told} (nor that of {len(tasks) - 1} more)"
+        told = f"{told} (and {len(tasks) - 1} more are missing)"
     fetched = [task.name for task in tasks if task.training_fetcher is not None]
-    return DataMissing(f"{told}; {_command(fetched, section)}" if fetched else told)
+    names = () if everything else fetched
+    return DataMissing(f"{told}; {_command(names, section)}" if fetched else told)
 
 
 def _command(names: Sequence[str], section: DataSection) -> str:
     words = ["mmeb-harness data fetch --training"]
     words += [f"--suite {section.suite}"] if section.suite != "mmeb" else []
-    words += [f"-t {','.join(names)}"]
+    words += [f"-t {','.join(names)}"] if names else []
     words += [f"--split {section.split}"] if section.split != ORIGINAL else []
     words += [f"--data-dir {shlex.quote(str(section.dir))}"] if section.dir is not None else []
     return f"fetch it with `{' '.join(words)}`"

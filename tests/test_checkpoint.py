@@ -320,3 +320,27 @@ def test_the_record_tells_what_was_trained_with_what(tmp_path: Path) -> None:
     assert record["device"] == "cpu"
     assert record["command"]
     assert record["started"]
+
+
+# -- whose folder it is ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_two_trainings_at_once_in_one_folder_are_refused(tmp_path: Path, fresh: bool) -> None:
+    faults: list[str] = []
+
+    def start_another() -> None:
+        with pytest.raises(EnvironmentFault, match="another process is training in") as told:
+            train_toy(tmp_path, run={"fresh": fresh})
+        faults.append(str(told.value))
+
+    train_toy(tmp_path, progress=Looking(start_another))
+    assert len(faults) >= 5
+    assert [step for step, *_ in numbers(tmp_path)] == [1, 2, 3, 4, 5]
+    train_toy(tmp_path, run={"fresh": True})  # it is let go at the end
+
+
+def test_hidden_files_make_a_folder_nobodys(tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").touch()
+    train_toy(tmp_path)
+    assert checkpoints(tmp_path)

@@ -234,10 +234,10 @@ def test_an_image_path_that_climbs_out_names_file_and_row(
 @pytest.mark.parametrize(
     ("row", "told"),
     [
-        ({"qry_text": "a", "pos_text": "b"}, "column qry is missing; .*is 'qry_text' meant"),
-        ({"query": "a", "pos_text": "b"}, "column qry is missing; .*is 'query' meant"),
+        ({"qry_text": "a", "pos_text": "b"}, "column qry is missing; .*is 'qry_text' that column"),
+        ({"query": "a", "pos_text": "b"}, "column qry is missing; .*is 'query' that column"),
         ({"qry": "a", "positive_text": "b"}, "pos_text or pos_image_path is missing; there are: "
-         "qry, positive_text; is 'positive_text' meant"),
+         "qry, positive_text; is 'positive_text' that column"),
         ({"qry": "a", "pos_text": "b", "neg_image": "c"}, "'neg_image' is not read; is "
          "'neg_image_path' meant"),
         ({"qry": "a", "pos_text": "b", "qry_img_path": "c"}, "is 'qry_image_path' meant"),

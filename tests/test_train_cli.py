@@ -143,7 +143,7 @@ def test_a_training_tells_how_it_goes_what_came_of_it_and_how_to_score_it(
         "loss      0.25",
         "scores    IND 50.0",
         "model     runs/my first",
-        "score it  mmeb-harness run -m 'runs/my first'",
+        "score it  mmeb-harness run -m 'runs/my first'  (suite mmeb; or --suite mini)",
     ]
     assert err.splitlines() == [
         "loading data and model",

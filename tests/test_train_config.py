@@ -85,12 +85,15 @@ WRONG: list[tuple[Mapping[str, Any], str]] = [
     ({"batch": [1, 2]}, "batch: it is a section: give its keys"),
     ({"loss": {"temperature": 0}}, "loss.temperature: Input should be greater than 0"),
     ({"loss": {"dimensions": [8, 0]}}, "loss.dimensions.1: Input should be greater than 0"),
-    ({"lora": {"targets": "q_proj"}}, "lora.targets: give a list"),
+    ({"lora": {"targets": 3}}, "lora.targets: give a list"),
+    ({"lora": {}, "freeze": ["hidden"]}, "train and freeze choose weights, where lora: false"),
+    ({"optimizer": {"warmup": 99}}, "optimizer.warmup 99 is longer than run.steps"),
+    ({"run": {**RUN, "steps": None}}, "run: give steps or epochs, one of them (null takes"),
     ({"lora": {"go_on": True, "rank": 3}}, "lora: go_on trains the adapter as it is; rank cannot"),
     ({"lora": {"dropout": 1.0}}, "lora.dropout: Input should be less than 1"),
     ({"run": {"steps": 1}}, "the configuration lacks run.output_dir"),
-    ({"run": {"output_dir": "out"}}, "run: give steps or epochs (one of them)"),
-    ({"run": {**RUN, "epochs": 2}}, "run: give steps or epochs (one of them)"),
+    ({"run": {"output_dir": "out"}}, "run: give steps or epochs, one of them"),
+    ({"run": {**RUN, "epochs": 2}}, "run: give steps or epochs, one of them"),
     (
         {"run": {"output_dir": "out", "epochs": float("inf")}},
         "run.epochs: Input should be a finite",
@@ -100,13 +103,13 @@ WRONG: list[tuple[Mapping[str, Any], str]] = [
         {"run": {**RUN, "precision": "fp16"}},
         "run.precision: Input should be 'float32' or 'bfloat16",
     ),
-    ({"run": {**RUN, "trackers": "wandb"}}, "run.trackers: give a list"),
+    ({"run": {**RUN, "trackers": 3}}, "run.trackers: give a list"),
     (
         {"run": {**RUN, "trackers": ["wandbb"]}},
         "unknown run.trackers 'wandbb'; did you mean 'wandb'",
     ),
     ({"run": None}, "run: it is a section: give its keys"),
-    ({"train": "hidden"}, "train: give a list"),
+    ({"train": 3}, "train: give a list"),
     ({"model": 7}, "model: it is a section: give its keys"),
     ({"model": None}, "model: it is a section: give its keys"),
     ({"model": {"max_length": 5}}, "the configuration lacks model.name"),
@@ -321,7 +324,7 @@ def test_changes_are_yaml_at_any_depth() -> None:
         "evaluation.every=3",
         "run.output_dir=a=b",
         "batch.size=5  # as a comment",
-        "train=[x]",
+        "lora.exclude=vision",
     )
     assert found.optimizer.lr == 1e-4
     assert found.optimizer.betas == (0.8, 0.95)
@@ -334,7 +337,7 @@ def test_changes_are_yaml_at_any_depth() -> None:
     assert found.evaluation is not None
     assert found.evaluation.suite == "mini"
     assert found.run.output_dir == Path("a=b")
-    assert (found.batch.size, found.train) == (5, ("x",))
+    assert (found.batch.size, found.lora.exclude) == (5, ("vision",))
 
 
 def test_changes_leave_what_they_were_made_from_alone() -> None:
@@ -359,7 +362,7 @@ def test_the_last_change_counts() -> None:
         ("run.steps=2020-13-45", "'2020-13-45' is no YAML value"),
         ("model.name.x=3", "name is 'toy:new', which has no keys"),
         ("lora.rank=3", "lora is False, which has no keys"),
-        ("lr=1", "unknown section 'lr'"),
+        ("lr=1", "lr is a key of section optimizer: optimizer.lr"),
         ("batch.size=null", "batch.size: Input should be a valid integer"),
         ("run.output_dir=", "run.output_dir: give a path"),
     ],

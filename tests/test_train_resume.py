@@ -127,7 +127,8 @@ def test_a_finished_training_computes_nothing_and_reports_the_same(tmp_path: Pat
     encoder.card = encoder.card.model_copy(update={"base": "gone"})  # it loads no weights either
     again = train_toy(tmp_path, encoder=encoder, progress=heard)
     assert again == first
-    assert heard.events == []
+    assert heard.events == [("warned", None)]
+    assert heard.warnings == ["finished after 5 steps: run.fresh=true starts again"]
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 

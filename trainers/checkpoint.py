@@ -13,7 +13,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,12 +117,12 @@ class Checkpoints:
         except OSError as error:
             raise storage_fault(error, self.output_dir / TRAINING) from error
 
-    def clear(self, but: str) -> None:
-        """Remove a training, `but` for one file of it; the model that it left stays until there is
-        another."""
+    def clear(self, but: Collection[str]) -> None:
+        """Remove a training, `but` for some files of it; the model that it left stays until there
+        is another."""
         if self.processes.is_main and self.folder.is_dir():
             for path in self.folder.iterdir():
-                if path.name != but:
+                if path.name not in but:
                     _delete(path)
         self.processes.wait()
 

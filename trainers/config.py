@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from mmeb_harness.trainconfig import RunSection, Section, TrainConfig
+from mmeb_harness.trainconfig import RunSection, Section, TrainConfig, Words
 from pydantic import Field, PositiveInt, model_validator
 
 
@@ -66,8 +66,8 @@ class LoraSection(Section):
     dora: bool = False
     rslora: bool = False
     init: Literal["default", "gaussian", "orthogonal"] = "default"
-    targets: tuple[str, ...] | None = None
-    exclude: tuple[str, ...] = ()
+    targets: Words | None = None
+    exclude: Words = ()
     go_on: bool = False
 
     @model_validator(mode="after")
@@ -126,12 +126,12 @@ class LongRunSection(RunSection):
     fresh: bool = False
     workers: int | None = Field(default=None, ge=0)
     shard: bool = False
-    trackers: tuple[str, ...] = ()
+    trackers: Words = ()
 
     @model_validator(mode="after")
     def _one_length(self) -> LongRunSection:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give steps or epochs (one of them)")
+            raise ValueError("give steps or epochs, one of them (null takes the other out)")
         return self
 
 
@@ -145,8 +145,8 @@ class ContrastiveConfig(TrainConfig):
     batch: BatchSection = Field(default_factory=BatchSection)
     loss: LossSection = Field(default_factory=LossSection)
     lora: LoraSection | None = Field(default_factory=LoraSection)
-    train: tuple[str, ...] = (".*",)
-    freeze: tuple[str, ...] = ()
+    train: Words = (".*",)
+    freeze: Words = ()
     optimizer: OptimizerSection = Field(default_factory=OptimizerSection)
     run: LongRunSection
 
@@ -165,6 +165,15 @@ class ContrastiveConfig(TrainConfig):
     @classmethod
     def _defaulted(cls) -> set[str]:
         return {name for name, one in cls.model_fields.items() if one.default_factory is not None}
+
+    @model_validator(mode="after")
+    def _is_all_heard(self) -> ContrastiveConfig:
+        if self.lora is not None and (self.train != (".*",) or self.freeze):
+            raise ValueError("train and freeze choose weights, where lora: false trains those")
+        steps, warmup = self.run.steps, self.optimizer.warmup
+        if steps is not None and warmup > steps:
+            raise ValueError(f"optimizer.warmup {warmup} is longer than run.steps {steps}")
+        return self
 
     @model_validator(mode="after")
     def _has_negatives(self) -> ContrastiveConfig:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmeb_harness import environment
-from mmeb_harness.errors import UsageError
+from mmeb_harness.errors import EnvironmentFault, UsageError
 from mmeb_harness.files import check_writable, write_aside
 from mmeb_harness.keys import digest_of
 from mmeb_harness.trainer import Subset
@@ -19,10 +20,12 @@ from mmeb_harness.trainers.plot import write_plot
 from mmeb_harness.trainers.processes import Processes
 
 RECORD, LOG, CURVE, EVALUATIONS = "record.json", "log.jsonl", "curve.svg", "evaluations"
+LOCK = "lock"
 
 ALTERS_NOTHING = {
     "run": ("checkpoint_every", "keep", "fresh", "workers", "trackers", "output_dir", "device"),
     "batch": ("chunk_tokens", "chunk_items"),
+    "data": ("missing_images",),
 }
 """Settings with which a training may go on that was begun with others."""
 
@@ -38,6 +41,7 @@ class TrainingFolder:
             output_dir=config.run.output_dir, keep=config.run.keep, processes=processes
         )
         self.path = self.checkpoints.folder
+        self._lock: int | None = None
         self.subsets = {subset.name: len(subset.pairs) for subset in data}
 
     def begin(self) -> int:
@@ -53,15 +57,23 @@ class TrainingFolder:
                 f"{self.config.run.output_dir} holds files that are of no training: choose another "
                 "run.output_dir"
             )
+        if self.processes.is_main:
+            check_writable(self.path)
+            self._lock = locked(self.path)  # until `end`, or the end of the process
         if self.config.run.fresh:
-            self.checkpoints.clear(but=RECORD)  # which says whose the folder is
+            self.checkpoints.clear(but=(RECORD, LOCK))  # which say whose the folder is
         elif self.checkpoints.steps():
             _check_same(self._identity_before(), identity, self.config.run.output_dir)
         if self.processes.is_main:
-            check_writable(self.path)
             self.checkpoints.tidy()
         self.processes.wait()
         return max(self.checkpoints.steps(), default=0)
+
+    def end(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def open_log(self, done: int) -> TrainingLog | None:
         """Return the log, kept up to where it goes on, in the process that writes it."""
@@ -120,6 +132,31 @@ class TrainingFolder:
         return top.is_dir() and any(
             path.name != self.path.name and not path.name.startswith(".") for path in top.iterdir()
         )
+
+
+def locked(folder: Path) -> int | None:
+    """Keep a folder for this process until the descriptor that is returned is closed.
+
+    Raises:
+        EnvironmentFault: where another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system: two at once are then the user's to avoid
+        return None
+    file = os.open(folder / LOCK, os.O_CREAT | os.O_WRONLY)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise EnvironmentFault(
+            f"another process is training in {folder.parent}: wait for it, or choose another "
+            "run.output_dir"
+        ) from None
+    except OSError:  # a file system without locks
+        os.close(file)
+        return None
+    return file
 
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:

@@ -98,8 +98,6 @@ def _open_adapter(encoder: TrainableEncoder, section: LoraSection) -> list[str]:
 
 
 def _new_adapter(encoder: TrainableEncoder, section: LoraSection) -> list[str]:
-    from peft import LoraConfig, inject_adapter_in_model
-
     targets = section.targets or encoder.adapter_targets
     if not encoder.adapter_targets:
         raise UsageError("this model's family cannot save an adapter: lora: false trains weights")
@@ -108,6 +106,8 @@ def _new_adapter(encoder: TrainableEncoder, section: LoraSection) -> list[str]:
             "the model comes with an adapter already: lora.go_on: true trains that on, lora: false "
             "all weights, with it merged in"
         )
+    from peft import LoraConfig, inject_adapter_in_model
+
     module = encoder.module
     names = [name for name, one in module.named_modules() if _takes_adapter(one)]
     names = [name for name in names if not _inside_attention(module, name)]
@@ -165,7 +165,8 @@ def matching(names: Iterable[str], patterns: Sequence[str], what: str) -> set[st
             raise UsageError(f"{what}: {pattern!r} is no regular expression: {error}") from None
         matched = {name for name in known if _matches(compiled, name)}
         if not matched:
-            kinds = sorted({name.rpartition(".")[2] for name in known})
+            bare = (re.sub(r"\.(weight|bias)$", "", name) for name in known)
+            kinds = sorted({name.rpartition(".")[2] for name in bare})
             raise UsageError(
                 f"{what}: {pattern!r} matches nothing; names end in: {', '.join(kinds[:24])}"
             )

@@ -90,10 +90,16 @@ class Training:
         self.order = BatchOrder(data, config.batch, config.run.seed)
         self.steps = config.run.steps or self._steps_of(config.run.epochs or 1.0)
         self.folder = TrainingFolder(config, data, self.processes)
-        self.left_out = 0
+        self.left_out, self.told_equal = 0, False
 
     def run(self) -> Trained:
         """Train to the end."""
+        try:
+            return self._run()
+        finally:
+            self.folder.end()
+
+    def _run(self) -> Trained:
         done = self.folder.begin()
         self.log = self.folder.open_log(done)
         unscored = self.processes.from_main(self._is_unscored(done))
@@ -110,6 +116,7 @@ class Training:
                 self.ready.close()  # its workers end now
         else:
             self.folder.draw()  # which a kill may have left undone
+            self.progress.warned(f"finished after {done:,} steps: run.fresh=true starts again")
         self.trackers.end()
         evaluation = self.folder.last("evaluation")
         return Trained(
@@ -190,7 +197,7 @@ class Training:
         share = 100 * self.chosen.numbers / total
         return {
             "model": self.config.model.name,
-            "trained": f"{self.chosen.numbers:,} of {total:,} parameters ({share:.2g} %)",
+            "trained": f"{self.chosen.numbers:,} of {total:,} parameters ({share:.3g} %)",
             "adapted_modules": len(self.chosen.adapted),
             "pairs": {subset.name: len(subset.pairs) for subset in self.data},
             "batch": f"{self.config.batch.size} pairs x {self.config.batch.accumulate}",
@@ -235,6 +242,9 @@ class Training:
                 raise Diverged("the gradient is not finite")
             self.optimizer.step()
         self._tell_left_out(step, result.left_out)
+        if result.negatives < 1 and not self.told_equal:
+            self.told_equal = True
+            self._warn(step + 1, "nearly all targets of a batch are equal: it teaches nothing")
         if self.stepper.recuts > recuts:
             self._warn(step + 1, f"memory ran out: {self.stepper.preparer.most} from now on")
             self.ready.close()

@@ -121,7 +121,7 @@ def _print(trained: Trained) -> None:
         "loss": "" if trained.loss is None else f"{trained.loss:.4g}",
         "scores": scores_line(trained.scores),
         "model": folder,
-        "score it": f"mmeb-harness run -m {shlex.quote(folder)}",
+        "score it": f"mmeb-harness run -m {shlex.quote(folder)}  (suite mmeb; or --suite mini)",
     }
     for what, text in told.items():
         if text:

@@ -72,7 +72,7 @@ def in_workers(
             raise
         raise EnvironmentFault(
             f"a preprocessing worker died ({str(error).splitlines()[0]}). Out of memory? Use fewer "
-            f"--workers. {UNGUARDED}"
+            f"workers. {UNGUARDED}"
         ) from error
 
 
