@@ -130,7 +130,6 @@ def _evaluation(registry: Registry, config: TrainConfig, cache: Path) -> Evaluat
             cache_dir=folder / "cache",  # vectors of a model that will never be again
             fresh=True,
             limit=section.limit,
-            workers=0,
         )
         try:
             subject = subject_from_object(encoder, index)

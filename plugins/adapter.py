@@ -93,7 +93,7 @@ def save_adapter(
     from safetensors.torch import save_file
 
     carrier: Any = module
-    tensors = get_peft_model_state_dict(carrier, state_dict=state)
+    tensors = get_peft_model_state_dict(carrier, state_dict=state, save_embedding_layers=False)
     plain = {PREFIX + name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(plain, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = copy(carrier.peft_config["default"])

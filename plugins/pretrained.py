@@ -160,7 +160,8 @@ class Pretrained(LazyWeights):
         local = local_folder(self.base)
         base = self.base if local is None else str(local.absolute())
         save_adapter(self.module, folder, base, state)
-        write_card(self.card, folder, adapter_of=base)
+        revision = commit_of(self.base_folder) or self.card.revision  # the base as it was
+        write_card(self.card.model_copy(update={"revision": revision}), folder, adapter_of=base)
 
     def save_model(self, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
         """Write the weights (an adapter merged in) and the processors."""

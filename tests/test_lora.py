@@ -180,11 +180,17 @@ def test_attention_that_uses_weights_without_calling_them_is_left_out() -> None:
 @pytest.mark.thorough
 @pytest.mark.parametrize("dora", [False, True], ids=["LoRA", "DoRA"])
 @pytest.mark.parametrize("init", ["default", "gaussian", "orthogonal"])
-def test_a_new_adapter_changes_nothing_yet(init: str, dora: bool) -> None:
-    encoder = load("qwen2-vl")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_new_adapter_changes_nothing_yet(init: str, dora: bool, dtype: str) -> None:
+    encoder = load("qwen2-vl", dtype=dtype)
     before = encoder.encode(ITEMS[:4])
     weights = {name: one.clone() for name, one in encoder.module.named_parameters()}
-    chosen = choose_parameters(encoder, config(lora={**LORA, "init": init, "dora": dora}))
+    sections = config(lora={**LORA, "init": init, "dora": dora})
+    if (init, dtype) == ("orthogonal", "bfloat16"):
+        with pytest.raises(UsageError, match="orthogonal needs float32 weights"):
+            choose_parameters(encoder, sections)
+        return
+    chosen = choose_parameters(encoder, sections)
     assert np.abs(encoder.encode(ITEMS[:4]) - before).max() <= 1e-6
     for name, parameter in encoder.module.named_parameters():
         if ".lora_" not in name:

@@ -15,13 +15,14 @@ import torch
 import toy_training
 import yaml
 from mmeb_harness.cli.main import _run
-from mmeb_harness.errors import EnvironmentFault
+from mmeb_harness.errors import EnvironmentFault, TaskError
 from mmeb_harness.item import Item
 from mmeb_harness.result import Run, RunRecord
 from mmeb_harness.task import Pair
 from mmeb_harness.trainer import Subset
 from mmeb_harness.trainers.lora import UnderTraining
 from mmeb_harness.trainers.loss import InfoNCE
+from mmeb_harness.trainers.processes import Processes
 from toy_training import (
     PLUGIN,
     Heard,
@@ -362,6 +363,37 @@ def test_where_memory_runs_out_smaller_chunks_give_the_same(
     assert {line["step"] for line in log_lines(tmp_path / "short", "warning")} == {1}
     # later batches are cut smaller before they are tried
     assert 0 < len(short.memory.failed) <= 6
+
+
+def test_vectors_are_compared_as_the_card_compares_them(tmp_path: Path) -> None:
+    dotted = toy(dropout=0.0)
+    dotted.card = dotted.card.model_copy(update={"similarity": "dot"})
+    train_toy(tmp_path / "card", encoder=dotted)
+    train_toy(tmp_path / "told", encoder=toy(dropout=0.0), loss={"similarity": "dot"})
+    train_toy(tmp_path / "cosine", encoder=toy(dropout=0.0))
+    assert numbers(tmp_path / "card") == numbers(tmp_path / "told")
+    assert numbers(tmp_path / "card") != numbers(tmp_path / "cosine")
+
+
+def test_each_process_draws_its_own_dropout_and_begins_with_the_first_ones_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+    sent: list[int] = []
+
+    class Second(Processes):
+        def broadcast(self, tensors: Any) -> None:
+            sent.append(len(list(tensors)))
+
+    monkeypatch.setattr(torch, "manual_seed", seeds.append)
+    monkeypatch.setattr(
+        "mmeb_harness.trainers.processes.start", lambda device: Second(rank=1, count=1)
+    )
+    encoder = toy(dropout=0.0)
+    with pytest.raises(TaskError, match="step 1"):  # no share is left to a second of one
+        train_toy(tmp_path, encoder=encoder)
+    assert seeds[:2] == [42, 43]
+    assert sent == [len(encoder.module.state_dict())]
 
 
 def test_a_batch_that_fits_is_no_reason_to_give_up(tmp_path: Path) -> None:

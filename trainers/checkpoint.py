@@ -68,14 +68,18 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 (aside / STATE).mkdir(parents=True)
             self.processes.wait()
-            torch.save(dict(state), aside / STATE / f"process-{self.processes.rank}.pt")
+            own = aside / STATE / f"process-{self.processes.rank}.pt"
+            torch.save(dict(state), own)
+            _sync(own)
             if self.processes.is_main:
                 save_model(aside)
-                _sync(aside)
+                for path in (*aside.iterdir(), aside / STATE, aside):
+                    _sync(path)
             self.processes.wait()
             if self.processes.is_main:
                 _remove(final)
                 aside.rename(final)
+                _sync(self.folder)
                 self._publish(final)
                 self._let_go()
         return final
@@ -179,9 +183,12 @@ def _delete(path: Path) -> None:
         path.unlink()
 
 
-def _sync(folder: Path) -> None:
-    """Have the disk hold all files of a folder."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+def _sync(path: Path) -> None:
+    """Have the disk hold a file, or a folder's names."""
+    if path.is_dir() and os.name != "posix":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -104,7 +104,11 @@ class RandomState:
         """Read the state."""
         import torch
 
-        device = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
+        device = None
+        if torch.cuda.is_available():
+            device = torch.cuda.get_rng_state()
+        elif torch.backends.mps.is_available():
+            device = torch.mps.get_rng_state()
         return cls(cpu=torch.get_rng_state(), device=device)
 
     def restore(self) -> None:
@@ -112,8 +116,10 @@ class RandomState:
         import torch
 
         torch.set_rng_state(self.cpu)
-        if self.device is not None:
+        if self.device is not None and torch.cuda.is_available():
             torch.cuda.set_rng_state(self.device)
+        elif self.device is not None:
+            torch.mps.set_rng_state(self.device)
 
     @contextmanager
     def replayed(self) -> Iterator[None]:

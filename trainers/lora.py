@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     import torch
 
 
+ADAPTER = "default"
+"""What peft calls the adapter."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class UnderTraining:
     """The parameters that are trained, by name, and the modules that an adapter was put on."""
@@ -88,6 +92,10 @@ def _open_adapter(encoder: TrainableEncoder, section: LoraSection) -> list[str]:
         raise UsageError(
             "lora.go_on: the model has no adapter to go on with (model.adapter names one)"
         )
+    if any("modules_to_save" in name for name, _ in module.named_parameters()):
+        raise UsageError(
+            "lora.go_on: the adapter holds whole modules, which cannot be gone on with"
+        )
     module.requires_grad_(False)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(".lora_" in name)
@@ -132,7 +140,29 @@ def _new_adapter(encoder: TrainableEncoder, section: LoraSection) -> list[str]:
     adapted = [name for name, one in module.named_modules() if hasattr(one, "lora_A")]
     if set(adapted) != set(chosen):
         raise UsageError(f"peft adapted {len(adapted)} modules where {len(chosen)} were named")
+    for name in adapted:
+        _begin_exactly(module.get_submodule(name), section)
     return adapted
+
+
+def _begin_exactly(layer: Any, section: LoraSection) -> None:
+    """Begin in float32, so that a new adapter changes nothing: on a base of fewer bits peft rounds
+    what it begins with, which the forward pass, in float32, then takes for learnt."""
+    import torch
+
+    if layer.get_base_layer().weight.element_size() >= 4:
+        return
+    if section.init == "orthogonal":
+        raise UsageError("lora.init: orthogonal needs float32 weights (run.precision=float32)")
+    for parts in (layer.lora_A, layer.lora_B, layer.lora_magnitude_vector):
+        parts.float()
+    if section.dora:
+        with torch.no_grad():
+            change = layer.lora_B[ADAPTER].weight @ layer.lora_A[ADAPTER].weight
+            norm = layer.lora_magnitude_vector[ADAPTER].get_weight_norm(
+                layer.get_base_layer().weight.float(), change, layer.scaling[ADAPTER]
+            )
+            layer.lora_magnitude_vector[ADAPTER].weight.copy_(norm)
 
 
 def _takes_adapter(module: torch.nn.Module) -> bool:

@@ -53,7 +53,8 @@ def start(device: str | None = None) -> Processes:
 
 def _asked_for() -> str | None:
     """Return the device that `accelerate launch --cpu` names."""
-    return "cpu" if os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true" else None
+    asked = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("true", "1", "yes")
+    return "cpu" if asked else None
 
 
 def make_accelerator(device: str | None = None, **settings: Any) -> Accelerator:

@@ -5,6 +5,7 @@ The workers are torch's: they prefetch, share tensors without a copy, and report
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import pickle
@@ -16,6 +17,8 @@ from mmeb_harness.errors import EnvironmentFault, HarnessError
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
+
+WORKER_DIED = ("DataLoader worker", "Too many open files")
 
 UNGUARDED = "From a script, start workers under `if __name__ == '__main__':`, or use workers=0."
 
@@ -42,6 +45,7 @@ def in_workers(
     import torch
     from torch.utils.data import DataLoader
 
+    _open_many()
     loader: DataLoader[Any] = DataLoader(
         _Calls(function),  # type: ignore[arg-type]  # whatever has __getitem__ will do
         batch_size=None,
@@ -67,13 +71,25 @@ def in_workers(
             yield _good(next(arriving))  # kept under no name, to be let go by whoever takes it
     except StopIteration:
         return
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if isinstance(error, RuntimeError) and not any(word in str(error) for word in WORKER_DIED):
             raise
+        why = (str(error) or type(error).__name__).splitlines()[0]
         raise EnvironmentFault(
-            f"a preprocessing worker died ({str(error).splitlines()[0]}). Out of memory? Use fewer "
-            f"workers. {UNGUARDED}"
+            f"a preprocessing worker died ({why}). Out of memory, or of open files (ulimit -n)? Use "
+            f"fewer workers. {UNGUARDED}"
         ) from error
+
+
+def _open_many() -> None:
+    """Let this process have as many files open as it may: torch sends each tensor as one."""
+    try:
+        import resource
+    except ImportError:  # not a POSIX system
+        return
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _good(made: Any) -> Any:
@@ -89,6 +105,7 @@ def _as_it_is(made: Any) -> Any:
 
 def _end_with_the_run(_: int) -> None:
     """End this worker should the run be killed: torch watches the fork server only, which lives."""
+    _open_many()
     run = multiprocessing.parent_process()
     if run is not None:
         threading.Thread(target=_exit_after, args=(run,), daemon=True).start()
