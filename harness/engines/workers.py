@@ -76,8 +76,8 @@ def in_workers(
             raise
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise EnvironmentFault(
-            f"a preprocessing worker died ({why}). Out of memory, or of open files (ulimit -n)? Use "
-            f"fewer workers. {UNGUARDED}"
+            f"a preprocessing worker died ({why}). Out of memory, or of open files (ulimit -n)? "
+            f"Use fewer workers. {UNGUARDED}"
         ) from error
 
 
