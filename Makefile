@@ -5,6 +5,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
+AT_ONCE ?= 2
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(AT_ONCE) --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick check dev clean
@@ -16,10 +18,10 @@ demo: $(READY)  ## set up, then score an encoder on the embedded suite and print
 	$(BIN)/mmeb-harness run
 
 test: $(READY)  ## set up, then run every test but those marked gpu, network or slow
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 quick: $(READY)  ## the tests that answer in under a minute
-	$(BIN)/python -m pytest -q -m "not thorough"
+	$(PYTEST) -q -m "not thorough"
 
 check: $(READY)  ## format, lint and types, the types on an installed copy
 	$(BIN)/ruff format --check .
