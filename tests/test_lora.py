@@ -293,7 +293,7 @@ def test_weights_by_pattern(
 @pytest.mark.parametrize(
     ("sections", "message"),
     [
-        ({"train": ["decoder"]}, r"^train: 'decoder' matches nothing; names end in: 0, 2, down_proj"),
+        ({"train": ["decoder"]}, r"^train: 'decoder' matches nothing; names end in: 0, 2, down"),
         ({"freeze": ["visual", "head"]}, r"^freeze: 'head' matches nothing"),
         ({"train": ["visual"], "freeze": ["visual"]}, "^train and freeze leave no weight"),
     ],
