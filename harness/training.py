@@ -88,8 +88,9 @@ def _encoder(model: Model, config: TrainConfig) -> Any:
             f"{config.model.name} cannot be trained: its encoder has no module and save "
             "(level 3; docs/plugins.md)"
         )
-    encoder.mmeb_model = model  # type: ignore[attr-defined]  # as load_encoder leaves it
-    return encoder
+    named: Any = encoder
+    named.mmeb_model = model  # as load_encoder leaves it
+    return named
 
 
 def process_device(wanted: str | None) -> str:

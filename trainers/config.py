@@ -192,3 +192,14 @@ class ContrastiveConfig(TrainConfig):
         """Return the numeric type of the arithmetic on a device."""
         usual = "float32" if device.startswith("cpu") else "bfloat16"
         return self.run.precision or usual
+
+
+def dotted(sections: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested sections as `section.key: value`."""
+    flat: dict[str, Any] = {}
+    for key, value in sections.items():
+        if isinstance(value, Mapping):
+            flat |= dotted(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

@@ -14,7 +14,7 @@ from mmeb_harness.files import check_writable, write_aside
 from mmeb_harness.keys import digest_of
 from mmeb_harness.trainer import Subset
 from mmeb_harness.trainers.checkpoint import Checkpoints
-from mmeb_harness.trainers.config import ContrastiveConfig
+from mmeb_harness.trainers.config import ContrastiveConfig, dotted
 from mmeb_harness.trainers.log import TrainingLog, read_log
 from mmeb_harness.trainers.plot import write_plot
 from mmeb_harness.trainers.processes import Processes
@@ -161,7 +161,7 @@ def locked(folder: Path) -> int | None:
 
 def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
     """Refuse to go on with other settings, naming the first that differ."""
-    old, new = _flat(before), _flat(now)
+    old, new = dotted(before), dotted(now)
     differing = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     if differing:
         told = [f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in differing[:3]]
@@ -169,13 +169,3 @@ def _check_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path)
             f"{folder} holds a training with other settings ({'; '.join(told)}): choose another "
             "run.output_dir, or start again with run.fresh=true"
         )
-
-
-def _flat(sections: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in sections.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

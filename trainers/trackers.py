@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from mmeb_harness.errors import EnvironmentFault, unknown_name
-from mmeb_harness.trainers.config import ContrastiveConfig
+from mmeb_harness.trainers.config import ContrastiveConfig, dotted
 from mmeb_harness.trainers.processes import Processes, make_accelerator, started
 
 
@@ -50,7 +50,10 @@ class Trackers:
     def begin(self) -> None:
         """Tell every tracker what is trained."""
         if self.accelerator is not None:
-            settings = _flat(self.config.model_dump(mode="json"))
+            settings = {
+                key: value if isinstance(value, int | float | str) else str(value)
+                for key, value in dotted(self.config.model_dump(mode="json")).items()
+            }
             with _named():
                 self.accelerator.init_trackers("mmeb-harness", config=settings)
 
@@ -82,14 +85,3 @@ def _named() -> Iterator[None]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _flat(sections: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return `section.key: value`, values as trackers take them."""
-    flat: dict[str, Any] = {}
-    for key, value in sections.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, int | float | str) else str(value)
-    return flat

@@ -46,8 +46,9 @@ def in_workers(
     from torch.utils.data import DataLoader
 
     _open_many()
+    calls: Any = _Calls(function)  # whatever has __getitem__ will do
     loader: DataLoader[Any] = DataLoader(
-        _Calls(function),  # type: ignore[arg-type]  # whatever has __getitem__ will do
+        calls,
         batch_size=None,
         sampler=inputs,
         num_workers=workers,
