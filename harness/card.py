@@ -51,7 +51,8 @@ class Card(BaseModel):
     change for this family; `requires` lists distributions, checked by metadata only.
     `proven_with` gives the versions of a distribution with which the numbers were compared
     (`{"transformers": ">=5.17,<5.24"}`): outside it a run carries a warning. How `prompt`,
-    `template` and `image_token` word an item is told by `mmeb_harness.prompt`. `asymmetric` says
+    `template` and `image_token` word an item is told by `mmeb_harness.prompt`. `random_weights` is
+    a seed from which the weights of the base are drawn, in place of those stored. `asymmetric` says
     that the same content has another vector as a query than as a candidate. `published` holds the
     scores in percent (hit@1) that `published_as` names, by meta-task, `ind`, `ood` and `overall`.
     """
@@ -67,6 +68,7 @@ class Card(BaseModel):
     revision: str | None = None
     adapter: str | None = None
     adapter_revision: str | None = None
+    random_weights: int | None = Field(None, ge=0, le=2**63 - 1)
 
     prompt: Prompt = "stored"
     template: str | None = None
@@ -130,6 +132,11 @@ class Card(BaseModel):
             if key not in allowed:
                 takes = f"(it takes {', '.join(sorted(allowed))})"
                 raise unknown_name(f"-M field for {self.name}", key, allowed, takes)
+        if options.get("random_weights") is not None and self.adapter and "adapter" not in options:
+            raise UsageError(
+                f"-M random_weights: {self.name} has an adapter, which is for other weights; name "
+                f"the base itself ({self.family or 'FAMILY'}:{self.base})"
+            )
         if options.get("adapter") is not None:  # the pinned commit is of another one
             options = {"adapter_revision": None, **options}
         if options.get("template") is not None:
@@ -156,7 +163,7 @@ def write_card(card: Card, folder: Path, *, adapter_of: str | None = None) -> No
     """Leave a card in a folder of weights, or of an adapter: what it says of published ones is not
     said of these."""
     own = {"name": folder.name, "base": ".", "verified": "no", "probes": (), "published": {}}
-    published = ["revision", "adapter", "adapter_revision", "published_as"]
+    published = ["revision", "adapter", "adapter_revision", "random_weights", "published_as"]
     if adapter_of is not None:
         own |= {"base": adapter_of, "adapter": "."}
         published = ["adapter_revision", "published_as"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 
 from mmeb_harness.errors import EnvironmentFault, UsageError
@@ -14,12 +15,19 @@ OLD_WEIGHTS = ("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_mo
 """Pickled tensors, as repositories held them before safetensors; read without running any code."""
 
 
+PACKAGE = "package:"
+"""How a reference to a folder inside an installed package begins: `package:NAME/FOLDER`."""
+
+
 def local_folder(reference: str) -> Path | None:
     """Return the folder a reference names, or None where it is a Hub id.
 
     Raises:
         UsageError: for what can only be a path and does not exist.
+        EnvironmentFault: for a folder of a package that is not there.
     """
+    if reference.startswith(PACKAGE):
+        return packaged_folder(reference)
     path = Path(reference).expanduser()
     if path.is_dir():
         return path
@@ -29,6 +37,25 @@ def local_folder(reference: str) -> Path | None:
             f"there is no folder {reference!r}, and it is no Hub id (ORGANISATION/NAME)"
         )
     return None
+
+
+def packaged_folder(reference: str) -> Path:
+    """Return the folder inside an installed package that `package:NAME/FOLDER` names.
+
+    Raises:
+        EnvironmentFault: where the package or the folder is not there.
+    """
+    package, _, inside = reference.removeprefix(PACKAGE).partition("/")
+    try:
+        place = files(package).joinpath(inside)
+    except (ImportError, ValueError):
+        raise EnvironmentFault(f"{reference}: there is no package {package!r}") from None
+    if not isinstance(place, Path) or not place.is_dir():
+        raise EnvironmentFault(
+            f"{reference}: the package {package} has no folder {inside!r} on this disk; was it "
+            "installed whole, and not left in an archive?"
+        )
+    return place
 
 
 def _bare_hub_id(reference: str) -> bool:

@@ -14,6 +14,7 @@ from mmeb_harness.card import Card, write_card
 from mmeb_harness.errors import AdapterMismatch, EnvironmentFault, UsageError
 from mmeb_harness.hub import (
     CONFIGURATION,
+    PACKAGE,
     commit_of,
     fetch_model,
     fetch_weights,
@@ -118,6 +119,8 @@ class Pretrained(LazyWeights):
 
     def fetch_weights(self) -> Path:
         """Return the base's folder with the weights in it, of the very commit already read."""
+        if self.card.random_weights is not None:
+            return self.base_folder
         return fetch_weights(self.base, commit_of(self.base_folder) or self.card.revision)
 
     def load_module(self) -> torch.nn.Module:
@@ -138,7 +141,14 @@ class Pretrained(LazyWeights):
         import transformers
 
         kind = getattr(transformers, self.model_class)
+        if self.card.random_weights is not None:
+            seed = self.card.random_weights
+            return draw_weights(kind, self.base_folder, self.dtype, self.attention, seed)
         return load_checked(kind, self.fetch_weights(), self.dtype, self.attention)
+
+    def fingerprint(self) -> str:
+        seed, own = self.card.random_weights, super().fingerprint()
+        return own if seed is None else f"{own} drawn from seed {seed}"
 
     def folders(self) -> Sequence[Path]:
         adapter = self.adapter_folder
@@ -157,7 +167,7 @@ class Pretrained(LazyWeights):
                 f"{self.card.name} has an adapter merged in, so that a new one has no base to be "
                 "saved beside: train its own on (lora.go_on: true), or all weights (lora: false)"
             )
-        local = local_folder(self.base)
+        local = None if self.base.startswith(PACKAGE) else local_folder(self.base)
         base = self.base if local is None else str(local.absolute())
         save_adapter(self.module, folder, base, state)
         revision = commit_of(self.base_folder) or self.card.revision  # the base as it was
@@ -228,6 +238,23 @@ def load_checked(auto_class: Any, folder: Path, dtype: str, attention: str) -> A
             f"({', '.join(missing[:3])}, ...): they would be random"
         )
     return model
+
+
+def draw_weights(auto_class: Any, folder: Path, dtype: str, attention: str, seed: int) -> Any:
+    """Build a model as a folder configures it, its weights drawn by its own initialisation.
+
+    They are drawn as float32 on the CPU, so that a seed gives the same ones for every type and
+    device; torch's random numbers go on as if nothing had been drawn.
+    """
+    import torch
+    from transformers import AutoConfig
+
+    with reading("configuration", folder), torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(seed)
+        build = getattr(auto_class, "from_config", None) or auto_class._from_config
+        config = AutoConfig.from_pretrained(folder)
+        model = build(config, dtype=torch.float32, attn_implementation=KERNELS[attention])
+    return model.to(getattr(torch, dtype))
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from mmeb_harness.errors import ItemError
 from mmeb_harness.image import to_rgb
 from mmeb_harness.item import ImageSource
 from mmeb_harness.plugins.decoder import Decoder, DecoderBatch
+from mmeb_harness.plugins.qwen_vision import quicken
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,12 @@ class QwenDecoder(Decoder):
         return {"pixels": processed["pixel_values"], "grids": grids_I3}, counts
 
     # -- device half ---------------------------------------------------------------------------
+
+    def load_base(self) -> Any:
+        module = super().load_base()
+        if self.attention == "sdpa":
+            quicken(module.visual)
+        return module
 
     def features(self, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
         import torch

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 LOADER = "mmeb_harness.tasks.mmeb:load"
 FETCHER = "mmeb_harness.tasks.fetching:fetch_tasks"
 MINI_LOADER = "mmeb_harness.tasks.mmeb:load_mini"
+MINI_TRAINING_LOADER = "mmeb_harness.tasks.mini.training:load_training"
 TRAINING_LOADER = "mmeb_harness.tasks.training:load_training"
 TRAINING_FETCHER = "mmeb_harness.tasks.fetching:fetch_training"
 
@@ -70,26 +71,22 @@ def mmeb_tasks() -> list[Task]:
 
 
 def mini_tasks() -> list[Task]:
-    """Return the embedded tasks: those rows for which evaluation data ships in the package."""
-    shipped = files("mmeb_harness.tasks.mini") / "data"
-    return [
-        _task("mini", facts, MINI_LOADER)
-        for facts in dataset_facts().values()
-        if (shipped / facts.name).is_dir()
-    ]
+    """Return the embedded tasks: the same 36, small; their data ships or is generated."""
+    return [_task("mini", facts) for facts in dataset_facts().values()]
 
 
-def _task(suite: str, facts: DatasetFacts, loader: str = LOADER) -> Task:
-    trained = suite == "mmeb" and facts.train_name is not None
+def _task(suite: str, facts: DatasetFacts) -> Task:
+    mini, trained = suite == "mini", facts.train_name is not None
+    training_loader = MINI_TRAINING_LOADER if mini else TRAINING_LOADER
     return Task(
         name=facts.name,
         suite=suite,
         meta_task=facts.meta_task,
         split=facts.split,
-        loader=loader,
-        training_loader=TRAINING_LOADER if trained else None,
-        fetcher=FETCHER if suite == "mmeb" else None,
-        training_fetcher=TRAINING_FETCHER if trained else None,
+        loader=MINI_LOADER if mini else LOADER,
+        training_loader=training_loader if trained else None,
+        fetcher=None if mini else FETCHER,
+        training_fetcher=TRAINING_FETCHER if trained and not mini else None,
         summary=f"{facts.query_modality} to {facts.target_modality}",
         facts=facts.model_dump(),
     )

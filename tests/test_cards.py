@@ -11,6 +11,7 @@ from typing import Any
 import mmeb_harness as mh
 import pytest
 from mmeb_harness.cli.main import _run as run_command
+from mmeb_harness.hub import PACKAGE
 from mmeb_harness.prompt import worded
 from mmeb_harness.registry import DISTRIBUTION, build_registry
 from packaging.specifiers import SpecifierSet
@@ -53,7 +54,10 @@ def test_the_words_are_those_that_the_authors_publish(prompt: dict[str, Any]) ->
 
 
 def test_every_named_card_has_published_words_to_compare_with() -> None:
-    assert set(named_cards()) <= {prompt["card"] for prompt in PROMPTS}
+    published = {
+        n for n, card in named_cards().items() if not (card.base or "").startswith(PACKAGE)
+    }
+    assert published <= {prompt["card"] for prompt in PROMPTS}
 
 
 @pytest.mark.parametrize("name", sorted(our_cards()))

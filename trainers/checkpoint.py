@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from mmeb_harness.card import CARD_FILE
-from mmeb_harness.errors import EnvironmentFault, HarnessError
+from mmeb_harness.errors import EnvironmentFault, HarnessError, UsageError
 from mmeb_harness.files import storage_fault
+from mmeb_harness.trainers.halving import WEIGHTS, write_halved
 from mmeb_harness.trainers.processes import Processes
 
 TRAINING, STATE = "training", "state"
@@ -28,11 +29,15 @@ TRAINING, STATE = "training", "state"
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoints:
-    """The checkpoints of one training, of which the newest `keep` are kept."""
+    """The checkpoints of one training, of which the newest `keep` are kept.
+
+    The model at the top is the newest one's, but after step `halved_at` its weights are bfloat16.
+    """
 
     output_dir: Path
     keep: int
     processes: Processes
+    halved_at: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -135,17 +140,24 @@ class Checkpoints:
             _remove(self.at(old))
 
     def _publish(self, checkpoint: Path) -> None:
-        """Put the checkpoint's model at the top, its card last; the files are the same files."""
+        """Put the checkpoint's model at the top, its card last; the files are the same files, but
+        for weights that are halved."""
         files = [path for path in checkpoint.iterdir() if path.is_file()]
+        halves = self.halved_at is not None and checkpoint == self.at(self.halved_at)
+        if halves and not any(path.suffix == WEIGHTS for path in files):
+            raise UsageError(
+                "run.saved_precision: this model is not written as safetensors; leave it out"
+            )
         for path in sorted(files, key=lambda path: (path.name == CARD_FILE, path.name)):
             aside, final = self.output_dir / f".{path.name}", self.output_dir / path.name
             aside.unlink(missing_ok=True)
-            if final.is_file() and final.samefile(path):
+            if halves and path.suffix == WEIGHTS:
+                write_halved(path, aside)
+                _sync(aside)
+            elif final.is_file() and final.samefile(path):
                 continue
-            try:
-                os.link(path, aside)
-            except OSError:
-                shutil.copyfile(path, aside)
+            else:
+                _link(path, aside)
             aside.replace(final)
 
     @contextlib.contextmanager
@@ -165,6 +177,13 @@ class Checkpoints:
         finally:
             if self.processes.is_main:  # others are through before it is renamed
                 shutil.rmtree(aside, ignore_errors=True)
+
+
+def _link(path: Path, aside: Path) -> None:
+    try:
+        os.link(path, aside)
+    except OSError:
+        shutil.copyfile(path, aside)
 
 
 def _remove(checkpoint: Path) -> None:

@@ -114,12 +114,15 @@ class LongRunSection(RunSection):
 
     Give `steps`, or `epochs` over the pairs. `checkpoint_every` steps the state is written, and
     the newest `keep` are kept. Training goes on from the newest state in `output_dir`, if its
-    configuration is the same; `fresh` starts again. `trackers` are names that accelerate knows.
+    configuration is the same; `fresh` starts again. With `saved_precision: bfloat16` the weights of
+    the finished model (`lora: false`) take half the room; checkpoints stay float32. `trackers` are
+    names that accelerate knows.
     """
 
     steps: int | None = Field(default=None, ge=1)
     epochs: float | None = Field(default=None, gt=0)
     precision: Literal["float32", "bfloat16"] | None = None
+    saved_precision: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
     checkpoint_every: int | None = Field(default=None, ge=1)
     keep: int = Field(default=2, ge=1)
@@ -170,6 +173,8 @@ class ContrastiveConfig(TrainConfig):
     def _is_all_heard(self) -> ContrastiveConfig:
         if self.lora is not None and (self.train != (".*",) or self.freeze):
             raise ValueError("train and freeze choose weights, where lora: false trains those")
+        if self.lora is not None and self.run.saved_precision != "float32":
+            raise ValueError("run.saved_precision is for weights (lora: false), not for an adapter")
         steps, warmup = self.run.steps, self.optimizer.warmup
         if steps is not None and warmup > steps:
             raise ValueError(f"optimizer.warmup {warmup} is longer than run.steps {steps}")

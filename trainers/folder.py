@@ -23,7 +23,16 @@ RECORD, LOG, CURVE, EVALUATIONS = "record.json", "log.jsonl", "curve.svg", "eval
 LOCK = "lock"
 
 ALTERS_NOTHING = {
-    "run": ("checkpoint_every", "keep", "fresh", "workers", "trackers", "output_dir", "device"),
+    "run": (
+        "checkpoint_every",
+        "keep",
+        "fresh",
+        "workers",
+        "trackers",
+        "output_dir",
+        "device",
+        "saved_precision",
+    ),
     "batch": ("chunk_tokens", "chunk_items"),
     "data": ("missing_images",),
 }
@@ -34,11 +43,14 @@ class TrainingFolder:
     """The files of one training. Only the first process writes, but for its part of a state."""
 
     def __init__(
-        self, config: ContrastiveConfig, data: Sequence[Subset], processes: Processes
+        self, config: ContrastiveConfig, data: Sequence[Subset], processes: Processes, steps: int
     ) -> None:
         self.config, self.processes = config, processes
         self.checkpoints = Checkpoints(
-            output_dir=config.run.output_dir, keep=config.run.keep, processes=processes
+            output_dir=config.run.output_dir,
+            keep=config.run.keep,
+            processes=processes,
+            halved_at=steps if config.run.saved_precision == "bfloat16" else None,
         )
         self.path = self.checkpoints.folder
         self._lock: int | None = None

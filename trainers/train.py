@@ -89,7 +89,7 @@ class Training:
         self.progress = progress if self.processes.is_main else TrainingProgress()
         self.order = BatchOrder(data, config.batch, config.run.seed)
         self.steps = config.run.steps or self._steps_of(config.run.epochs or 1.0)
-        self.folder = TrainingFolder(config, data, self.processes)
+        self.folder = TrainingFolder(config, data, self.processes, self.steps)
         self.left_out, self.told_equal = 0, False
 
     def run(self) -> Trained:

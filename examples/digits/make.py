@@ -1,18 +1,16 @@
-"""Write what the two-minute recipe trains: a small random model, and pairs of a digit and its word.
+"""Write what the two-minute recipe trains: a small random model, and digits with their labels.
 
     python examples/digits/make.py [FOLDER]        (FOLDER: digits)
 
     FOLDER/model/          a Qwen2-VL with random weights: real classes, 0.6 million numbers
-    FOLDER/digits.jsonl    1,733 pairs of a handwritten digit and its word
-    FOLDER/shuffled.jsonl  the same with words dealt out anew, each as often to every digit as any
-                           other: nothing can be learnt from them
+    FOLDER/digits.jsonl    3,000 pairs of a handwritten digit in coloured ink and its label, as
+                           `red three`
+    FOLDER/shuffled.jsonl  the same with labels dealt out anew, each as often to every old one as
+                           any other: nothing can be learnt from them
     FOLDER/images/         the pictures of both
 
-The suite `mini` asks for other digits: its task `ImageNet-1K` (64 of them) is held out.
-
-Source of digits.npz: Optical Recognition of Handwritten Digits, test part (E. Alpaydin and
-C. Kaynak, UCI Machine Learning Repository, 1998, CC BY 4.0), as `load_digits` of scikit-learn 1.9.1
-has it (8x8 pixels, values 0 to 16), without the 64 rows that `tasks/mini/digits.npz` holds.
+The pairs are of the training part of `ImageNet-1K` in the suite `mini`, whose evaluation part shows
+other digits.
 """
 
 from __future__ import annotations
@@ -20,17 +18,15 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from PIL import Image
+from mmeb_harness.tasks.mini.recipes import recipe_of
+from mmeb_harness.tasks.mini.training import GeneratedPairs
 
-QUERY = "<|image_1|>\nRepresent the given image for classification\n"
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-STORED = Path(__file__).with_name("digits.npz")
-SIDE, DARKEST = 56, 16
+PAIRS = GeneratedPairs(recipe_of("ImageNet-1K"))[:3_000]
+LABELS = [str(target.meaning) for target in PAIRS.recipe.listed]
 
 
 def main() -> None:
@@ -44,21 +40,22 @@ def main() -> None:
 
 def write_pairs(folder: Path) -> int:
     """Write the pictures and the two tables; return how many pairs there are."""
-    with np.load(STORED) as stored:
-        pictures, labels = stored["images"], stored["labels"].tolist()
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    for number, pixels in enumerate(pictures):
-        enlarged(pixels).save(folder / "images" / f"{number:04}.png")
-    write_table(folder / "digits.jsonl", labels)
-    write_table(folder / "shuffled.jsonl", dealt_anew(labels))
+    texts, labels = [], []
+    for number, pair in enumerate(PAIRS):
+        pair.query.image.save(folder / "images" / f"{number:04}.png")
+        texts.append(pair.query.text)
+        labels.append(LABELS.index(pair.positive.text))
+    write_table(folder / "digits.jsonl", texts, labels)
+    write_table(folder / "shuffled.jsonl", texts, dealt_anew(labels))
     return len(labels)
 
 
-def write_table(path: Path, labels: Sequence[int]) -> None:
+def write_table(path: Path, texts: Iterable[str], labels: Iterable[int]) -> None:
     """Write a line for each picture: the query (text and image), and its target (text)."""
     rows = (
-        {"qry": QUERY, "qry_image_path": f"{number:04}.png", "pos_text": WORDS[label]}
-        for number, label in enumerate(labels)
+        {"qry": text, "qry_image_path": f"{number:04}.png", "pos_text": LABELS[label]}
+        for number, (text, label) in enumerate(zip(texts, labels, strict=True))
     )
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
@@ -68,17 +65,11 @@ def dealt_anew(labels: Sequence[int]) -> list[int]:
     drawn = random.Random(0)
     order = list(range(len(labels)))
     drawn.shuffle(order)
-    order.sort(key=labels.__getitem__)  # one digit after the other, in each the order is drawn
+    order.sort(key=labels.__getitem__)  # one label after the other, in each the order is drawn
     dealt = [0] * len(labels)
     for place, number in enumerate(order):
-        dealt[number] = place % len(WORDS)
+        dealt[number] = place % len(LABELS)
     return dealt
-
-
-def enlarged(pixels: Any) -> Image.Image:
-    """Return a digit as dark ink on white, enlarged as in `mini`."""
-    greys = (255 - pixels.astype(np.int64) * 255 // DARKEST).astype(np.uint8)
-    return Image.fromarray(greys).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
 def write_model(folder: Path) -> int:
@@ -136,7 +127,7 @@ def tokenizer() -> Any:
     pieces = ["<|endoftext|>", *sorted(ByteLevel.alphabet())]
     merges = []
     cut = ByteLevel(add_prefix_space=False).pre_tokenize_str
-    texts = [QUERY.removeprefix("<|image_1|>"), *WORDS]
+    texts = [PAIRS[0].query.text.removeprefix("<|image_1|>"), *LABELS]
     for word in sorted({word for text in texts for word, _ in cut(text)}):
         for end in range(2, len(word) + 1):
             if word[:end] not in pieces:

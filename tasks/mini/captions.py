@@ -1,147 +1,143 @@
-"""`MSCOCO_t2i` in small: find the picture that a caption describes.
+"""Captions of two figures, to find the picture by and to be found: `MSCOCO_t2i`, `MSCOCO_i2t`.
 
-The one idea: pictures come in families that differ in one thing each (the relation turned round,
-colours exchanged, one shape, colour or size changed), and a candidate list holds a whole family, so
-that a bag of words does not find the picture.
+The one idea: the relation turned round and the colours exchanged are among the candidates, so that
+a bag of words does not find the gold.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import permutations
 from random import Random
 
-from mmeb_harness.tasks.mini.drawing import draw
-from mmeb_harness.tasks.mini.layout import EvaluationPart, Row, Side
+from mmeb_harness.tasks.mini.drawing import picture
+from mmeb_harness.tasks.mini.example import Example, Side, Target
+from mmeb_harness.tasks.mini.rivals import recoloured, reshaped, shown, traits_of
 from mmeb_harness.tasks.mini.scenes import (
-    IND_GROUNDS,
-    Colour,
+    CELLS,
+    Cell,
+    Figure,
     Look,
     Relation,
     Scene,
-    Shape,
-    Size,
-    all_cells,
-    place,
-    random_look,
+    arrange,
+    random_looks,
 )
+from mmeb_harness.tasks.mini.style import pair_trait
+from mmeb_harness.tasks.mini.words import SEEN, Colour, Size, Thing, with_article
 
-NAME = "MSCOCO_t2i"
-INSTRUCTION = "Find me an everyday image that matches the given caption:"
-CANDIDATE = "<|image_1|>\nRepresent the given image.\n"
-FAMILIES = 16
-QUERIES_PER_FAMILY = 4
-CANDIDATES = 50
+FORM = "form caption"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """What is said of a picture: one look, in a relation to another."""
+    """What is said of a picture: a colour and thing, in a relation to another; no sizes."""
 
     first: Look
     relation: Relation
     second: Look
 
     def __str__(self) -> str:
-        return f"A {self.first} {self.relation} a {self.second}."
+        first, second = (with_article(look.name) for look in (self.first, self.second))
+        return f"{first} {self.relation} {second}.".capitalize()
+
+    @property
+    def traits(self) -> frozenset[str]:
+        return frozenset(pair_trait(look.colour, look.thing) for look in (self.first, self.second))
 
     def holds(self, scene: Scene) -> bool:
         """Whether someone could call the caption true of the scene."""
+        names = (self.first.name, self.second.name)
         return any(
-            (a.look, b.look) == (self.first, self.second) and self.relation.loosely(a, b)
+            (a.look.name, b.look.name) == names and self.relation.loosely(a, b)
             for a, b in permutations(scene.figures, 2)
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pool:
-    """Every picture with its caption; families, and each query's candidates, by their places."""
+def find_picture(rng: Random) -> Example:
+    """Make a caption, and pictures of it and of captions like it."""
+    caption = _random_caption(rng)
+    scene, *wrong = [_scene(rng, each) for each in (caption, *_captions_like(rng, caption))]
 
-    captions: Sequence[Caption]
-    scenes: Sequence[Scene]
-    families: Sequence[Sequence[int]]
-    queries: Sequence[Sequence[int]]
+    def fits(meaning: Hashable) -> bool:
+        return isinstance(meaning, Scene) and caption.holds(meaning)
 
-
-@cache
-def pool() -> Pool:
-    """Return the pictures in an order that tells nothing, and the queries in another."""
-    rng = Random(f"mini/{NAME}")
-    drawn = _families(rng)
-    captions = [caption for family in drawn for caption in family]
-    rng.shuffle(captions)
-    families = [[captions.index(caption) for caption in family] for family in drawn]
-    queries = [
-        _candidates(rng, family, gold, len(captions))
-        for family in families
-        for gold in rng.sample(family, QUERIES_PER_FAMILY)
-    ]
-    rng.shuffle(queries)
-    scenes = [_scene(rng, caption) for caption in captions]
-    return Pool(captions=captions, scenes=scenes, families=families, queries=queries)
+    return Example(
+        query=Side(text=str(caption)),
+        target=shown(scene),
+        rivals=[shown(each) for each in wrong],
+        fits=fits,
+        traits=traits_of((scene, *wrong)) | {FORM},
+    )
 
 
-def task() -> EvaluationPart:
-    """Return the task with its pictures."""
-    paths = [f"{NAME}/c_{number:03}.png" for number in range(len(pool().scenes))]
-    rows = []
-    for candidates in pool().queries:
-        query = Side(f"{INSTRUCTION} {pool().captions[candidates[0]]}\n")
-        sides = [Side(CANDIDATE, paths[number]) for number in candidates]
-        rows.append(Row(query=query, candidates=sides))
-    images = {path: draw(scene) for path, scene in zip(paths, pool().scenes, strict=True)}
-    return EvaluationPart(name=NAME, rows=rows, images=images)
+def find_caption(rng: Random) -> Example:
+    """Make a picture, its caption and captions like it."""
+    caption = _random_caption(rng)
+    scene = _scene(rng, caption)
+    wrong = _captions_like(rng, caption)
+
+    def fits(meaning: Hashable) -> bool:
+        return isinstance(meaning, Caption) and meaning.holds(scene)
+
+    return Example(
+        query=Side(picture=picture(scene)),
+        target=_told(caption),
+        rivals=[_told(each) for each in wrong],
+        fits=fits,
+        traits=scene.traits.union({FORM}, *(each.traits for each in wrong)),
+    )
 
 
-def _candidates(rng: Random, family: Sequence[int], gold: int, count: int) -> Sequence[int]:
-    """Return the gold, then its family and pictures of other families, shuffled."""
-    wrong = [number for number in family if number != gold]
-    others = [number for number in range(count) if number not in family]
-    wrong += rng.sample(others, CANDIDATES - 1 - len(wrong))
-    rng.shuffle(wrong)
-    return (gold, *wrong)
+def _told(caption: Caption) -> Target:
+    return Target(side=Side(text=str(caption)), meaning=caption)
 
 
-def _families(rng: Random) -> list[list[Caption]]:
-    """Return families of captions, no picture fitting the captions of two."""
-    families: list[list[Caption]] = []
-    seen: set[frozenset[Look]] = set()
-    while len(families) < FAMILIES:
-        family = _family(rng)
-        looks = {frozenset((caption.first, caption.second)) for caption in family}
-        if not looks & seen:
-            families.append(family)
-            seen |= looks
-    return families
+def _random_caption(rng: Random) -> Caption:
+    """Return a caption of looks that could exchange their colours."""
+    while True:
+        first, second = random_looks(rng, 2)
+        if {(second.colour, first.thing), (first.colour, second.thing)} <= SEEN:
+            return Caption(first=first, relation=rng.choice(list(Relation)), second=second)
 
 
-def _family(rng: Random) -> list[Caption]:
-    """Return a caption and five that differ from it in one thing."""
-    shapes = rng.sample(list(Shape), 3)
-    colours = rng.sample(list(Colour), 3)
-    first, second = (random_look(rng, shapes[i], colours[i]) for i in range(2))
-    base = Caption(first=first, relation=rng.choice(list(Relation)), second=second)
-    other_size = Size.LARGE if first.size is Size.SMALL else Size.SMALL
-    return [
-        base,
-        replace(base, relation=base.relation.opposite),
+def _captions_like(rng: Random, caption: Caption) -> Sequence[Caption]:
+    """Return three that are false where the caption is true: turned, exchanged, one word changed.
+
+    With the relation turned round, the words of the caption are the same, if not their order.
+    """
+    first, second = caption.first, caption.second
+    change = rng.choice((recoloured, reshaped))
+    return (
+        replace(caption, relation=caption.relation.opposite),
         replace(
-            base,
+            caption,
             first=first._replace(colour=second.colour),
             second=second._replace(colour=first.colour),
         ),
-        replace(base, second=second._replace(shape=shapes[2])),
-        replace(base, second=second._replace(colour=colours[2])),
-        replace(base, first=first._replace(size=other_size)),
-    ]
+        replace(caption, first=change(rng, first, [second]))
+        if rng.randrange(2)
+        else replace(caption, second=change(rng, second, [first])),
+    )
 
 
 def _scene(rng: Random, caption: Caption) -> Scene:
     """Return a picture of a caption, the two figures in one row or column."""
-    while True:
-        cells = rng.sample(all_cells(), 2)
-        figures = (place(rng, caption.first, cells[0]), place(rng, caption.second, cells[1]))
-        if caption.relation.plainly(*figures):
-            return Scene(figures=figures, ground=rng.choice(IND_GROUNDS))
+    cells = rng.choice(_PLACES[caption.relation])
+    return arrange(rng, (caption.first, caption.second), cells)
+
+
+def _plain_places(relation: Relation) -> list[tuple[Cell, Cell]]:
+    anything = Look(Size.LARGE, Colour.RED, Thing.STAR)
+    return [
+        (one, other)
+        for one, other in permutations(CELLS, 2)
+        if relation.plainly(Figure(look=anything, cell=one), Figure(look=anything, cell=other))
+    ]
+
+
+_PLACES: Mapping[Relation, Sequence[tuple[Cell, Cell]]] = {
+    relation: _plain_places(relation) for relation in Relation
+}
+"""The cells of a figure and its landmark of which everyone would call a relation true."""

@@ -1,128 +1,165 @@
-"""`RefCOCO` in small: find the crop of the object that an expression refers to.
+"""Grounding: the crop of the object that an expression means.
 
-The one idea: the other objects of the picture are all among the candidates, so that finding the
-picture is not enough; the crops of other pictures look neither as described nor like the gold.
+The one idea: the other objects of the picture are among the candidates, and so are objects that
+look as described on another ground: neither the picture nor the expression alone is enough.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from itertools import product
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations
 from random import Random
+from typing import NamedTuple
 
-from mmeb_harness.tasks.mini.drawing import crop, draw
-from mmeb_harness.tasks.mini.expressions import KINDS, Expression, expressions
-from mmeb_harness.tasks.mini.layout import EvaluationPart, Row, Side
+from mmeb_harness.tasks.mini.drawing import cropped, picture
+from mmeb_harness.tasks.mini.example import Example, Maker, Side, Target
 from mmeb_harness.tasks.mini.scenes import (
-    OOD_GROUNDS,
-    Colour,
+    CORNERS,
     Figure,
+    Look,
+    Relation,
     Scene,
-    Shape,
-    random_look,
+    place,
+    random_looks,
     scatter,
 )
-
-NAME = "RefCOCO"
-INSTRUCTION = "<|image_1|>\nSelect the portion of the image that follows the language expressions."
-CANDIDATE = "<|image_1|>\nRepresent the given cropped image of the object"
-SCENES = 32
-EXPRESSIONS = 2
-"""Queries for each scene."""
-FIGURES = 6
-CANDIDATES = 50
+from mmeb_harness.tasks.mini.style import PLAIN, Style
 
 
-@dataclass(frozen=True, kw_only=True)
-class Crop:
-    """One object cut out of one picture."""
+class Expression(NamedTuple):
+    """What is said of one figure of a scene; `describes` tells whether a look could be meant."""
 
-    scene: Scene
     figure: Figure
+    text: str
+    describes: Callable[[Look], bool]
+    form: str
 
-    def resembles(self, other: Crop) -> bool:
-        """Whether the two could be taken for each other."""
-        return (self.figure.look, self.scene.ground) == (other.figure.look, other.scene.ground)
+
+TWINS = 2
+"""Rivals that look like the object that is meant, cut from pictures with another ground."""
+
+Referring = Callable[[Random, Scene], Expression | None]
+"""Says something of a scene that means one figure, or finds nothing to say."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Referral:
-    """One query: a picture, what is said, and candidates by their place among the crops."""
+class Crop(NamedTuple):
+    """What a candidate shows: one look in one picture."""
 
+    look: Look
     scene: Scene
-    expression: Expression
-    candidates: Sequence[int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Album:
-    """Every picture, every crop in an order that tells nothing, and the queries."""
+class Pointing:
+    """How is referred to what: ways, how many figures, style; `worded`: crops are named, too."""
 
-    scenes: Sequence[Scene]
-    crops: Sequence[Crop]
-    referrals: Sequence[Referral]
-
-
-@cache
-def album() -> Album:
-    """Return pictures with two expressions each, the kinds in turn."""
-    rng = Random(f"mini/{NAME}")
-    chosen: list[tuple[Scene, Expression]] = []
-    for number in range(SCENES):
-        first = EXPRESSIONS * number
-        turns = range(first, first + EXPRESSIONS)
-        chosen += _scene(rng, [KINDS[turn % len(KINDS)] for turn in turns])
-    scenes = list(dict.fromkeys(scene for scene, _ in chosen))
-    crops = [Crop(scene=scene, figure=figure) for scene in scenes for figure in scene.figures]
-    rng.shuffle(crops)
-    referrals = [_referral(rng, crops, *each) for each in chosen]
-    return Album(scenes=scenes, crops=crops, referrals=referrals)
+    ways: Sequence[Referring]
+    figures: tuple[int, int] = (3, 4)
+    style: Style = PLAIN
+    worded: bool = False
 
 
-def task() -> EvaluationPart:
-    """Return the task with its pictures."""
-    pictures = {scene: draw(scene) for scene in album().scenes}
-    queries = {scene: f"{NAME}/q_{number:03}.png" for number, scene in enumerate(pictures)}
-    paths = {each: f"{NAME}/c_{number:03}.png" for number, each in enumerate(album().crops)}
-    rows = []
-    for each in album().referrals:
-        text = f'{INSTRUCTION} "{each.expression.text}"\n'
-        sides = [Side(CANDIDATE, paths[album().crops[number]]) for number in each.candidates]
-        rows.append(Row(query=Side(text, queries[each.scene]), candidates=sides))
-    images = {path: pictures[scene] for scene, path in queries.items()}
-    images |= {path: crop(pictures[c.scene], c.figure.cell) for c, path in paths.items()}
-    return EvaluationPart(name=NAME, rows=rows, images=images)
+def pointing(kind: Pointing) -> Maker:
+    """Return what makes an expression and the crops of its picture."""
+
+    def make(rng: Random) -> Example:
+        way = rng.choice(kind.ways)
+        while True:
+            looks = random_looks(rng, rng.randint(*kind.figures), kind.style)
+            scene = scatter(rng, looks, kind.style)
+            if said := way(rng, scene):
+                break
+        rivals = [(scene, figure) for figure in scene.figures if figure != said.figure]
+        rivals += [_twin(rng, scene, said.figure) for _ in range(TWINS)]
+        return Example(
+            query=Side(text=_quoted(said.text), picture=picture(scene)),
+            target=_crop(scene, said.figure, worded=kind.worded),
+            rivals=[_crop(*rival, worded=kind.worded) for rival in rivals],
+            fits=lambda meaning: _answers(meaning, said, scene),
+            traits=scene.traits | {f"form {said.form}"},
+        )
+
+    return make
 
 
-def _scene(rng: Random, kinds: Sequence[str]) -> list[tuple[Scene, Expression]]:
-    """Return a scene once for each kind, with an expression that means a figure of its own."""
-    while True:
-        shapes, colours = rng.sample(list(Shape), 3), rng.sample(list(Colour), 3)
-        pairs = rng.sample(list(product(shapes, colours)), FIGURES)
-        scene = scatter(rng, [random_look(rng, *pair) for pair in pairs], OOD_GROUNDS)
-        possible = [expressions(scene, kind) for kind in kinds]
-        if all(possible):
-            said = [rng.choice(each) for each in possible]
-            if len({each.referents(scene)[0] for each in said}) == len(kinds):
-                return [(scene, each) for each in said]
+def _twin(rng: Random, scene: Scene, figure: Figure) -> tuple[Scene, Figure]:
+    """Return a figure of the same look in a picture with another ground."""
+    grounds = [ground for ground in scene.style.grounds if ground is not scene.ground]
+    other = place(rng, figure.look, figure.cell, scene.style)
+    ground = rng.choice(grounds)
+    return replace(scene, figures=(other,), ground=ground, grain=rng.getrandbits(16)), other
 
 
-def _referral(rng: Random, crops: Sequence[Crop], scene: Scene, expression: Expression) -> Referral:
-    gold = Crop(scene=scene, figure=expression.referents(scene)[0])
-    same_picture = [each for each in crops if each.scene == scene]
-    listed = list(same_picture)
-    for other in rng.sample(crops, len(crops)):
-        new = not any(other.resembles(each) for each in listed)
-        if new and _is_wrong(other, gold, expression) and len(listed) < CANDIDATES:
-            listed.append(other)
-    wrong = [crops.index(each) for each in listed if each != gold]
-    rng.shuffle(wrong)
-    return Referral(scene=scene, expression=expression, candidates=(crops.index(gold), *wrong))
+def _answers(meaning: Hashable, said: Expression, scene: Scene) -> bool:
+    """Whether a crop could be meant: the figure, or one as described on a ground like its own."""
+    assert isinstance(meaning, Crop)
+    if meaning.scene == scene:
+        return meaning.look == said.figure.look
+    return meaning.scene.ground is scene.ground and said.describes(meaning.look)
 
 
-def _is_wrong(other: Crop, gold: Crop, expression: Expression) -> bool:
-    """Whether a crop of another picture neither answers to the expression nor shows the like."""
-    same_kind = other.figure.look[1:] == gold.figure.look[1:]
-    return not same_kind and not expression.describes(other.figure.look)
+def _crop(scene: Scene, figure: Figure, *, worded: bool) -> Target:
+    text = _quoted(f"the {figure.look.thing}") if worded else ""
+    side = Side(text=text, picture=cropped(scene, figure.cell))
+    return Target(side=side, meaning=Crop(figure.look, scene))
+
+
+def _quoted(text: str) -> str:
+    """Quote an expression; a question stands as it is."""
+    return text if text.endswith("?") else f'"{text}"'
+
+
+# -- ways to refer ---------------------------------------------------------------------------------
+
+
+def by_look(rng: Random, scene: Scene) -> Expression:
+    figure = rng.choice(scene.figures)
+    pair = figure.look[1:]
+    return Expression(figure, figure.look.name, lambda look: look[1:] == pair, "by-look")
+
+
+def by_thing(rng: Random, scene: Scene) -> Expression:
+    figure = rng.choice(scene.figures)
+    named = figure.look.thing
+    return Expression(figure, named, lambda look: look.thing == named, "by-thing")
+
+
+def by_place(rng: Random, scene: Scene) -> Expression:
+    """Name a thing with its corner."""
+    figure = rng.choice(scene.figures)
+    named = figure.look.thing
+    text = f"{named} in the {CORNERS[figure.cell]}"
+    return Expression(figure, text, lambda look: look.thing == named, "by-place")
+
+
+def by_corner(rng: Random, scene: Scene) -> Expression:
+    """Name a corner and nothing else: crops of other pictures could show anything."""
+    figure = rng.choice(scene.figures)
+    return Expression(
+        figure, f"{CORNERS[figure.cell]} figure", lambda look: look == figure.look, "by-corner"
+    )
+
+
+def which_colour(rng: Random, scene: Scene) -> Expression:
+    figure = rng.choice(scene.figures)
+    named = figure.look.colour
+    return Expression(
+        figure, f"Which figure is {named}?", lambda look: look.colour == named, "which-colour"
+    )
+
+
+def which_neighbour(rng: Random, scene: Scene) -> Expression | None:
+    """Ask for the one figure on one side of another."""
+    pairs = [
+        (relation, figure, landmark)
+        for figure, landmark in permutations(scene.figures, 2)
+        for relation in Relation
+        if relation.plainly(figure, landmark)
+        and sum(relation.loosely(other, landmark) for other in scene.figures) == 1
+    ]
+    if not pairs:
+        return None
+    relation, figure, landmark = rng.choice(pairs)
+    text = f"Which figure is {relation} the {landmark.look.thing}?"
+    return Expression(figure, text, lambda look: look == figure.look, "which-neighbour")

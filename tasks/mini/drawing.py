@@ -1,29 +1,31 @@
-"""Scenes made pixels with Pillow: drawn four times too large, then averaged down.
+"""Scenes made pixels with Pillow.
 
 The one idea: a figure never leaves its cell, so that the cell is a clean crop of the object.
 """
 
 from __future__ import annotations
 
-from math import cos, pi, sin
+from functools import lru_cache
 
-from mmeb_harness.tasks.mini.scenes import GRID, Cell, Colour, Figure, Ground, Scene, Shape, Size
-from PIL import Image, ImageDraw
+import numpy as np
+from mmeb_harness.tasks.mini.example import Picture
+from mmeb_harness.tasks.mini.icons import stamp
+from mmeb_harness.tasks.mini.scenes import GRID, Cell, Figure, Scene
+from mmeb_harness.tasks.mini.style import Ground, Style
+from mmeb_harness.tasks.mini.words import Colour, Size
+from PIL import Image, ImageDraw, ImageFilter
 
-CELL = 36
-MARGIN = 2
-SIDE = GRID * CELL + 2 * MARGIN
-"""Width and height of a picture in pixels: 112, a multiple of the 28 that Qwen2-VL works in."""
+CELL = 28
+"""Pixels of a cell's side: what the model makes one token of."""
 
-OVERSAMPLING = 4
-TILE = 8
-"""Breadth in pixels of the bands of a patterned ground."""
+SIDE = GRID * CELL
+"""Width and height of a scene in pixels."""
 
-RADII = {Size.SMALL: 9, Size.LARGE: 15}
+RADII = {Size.SMALL: 8, Size.LARGE: 12}
 
 Pixel = tuple[int, int, int]
 
-COLOURS: dict[Colour, Pixel] = {
+PIGMENTS: dict[Colour, Pixel] = {
     Colour.RED: (214, 30, 38),
     Colour.ORANGE: (255, 136, 0),
     Colour.YELLOW: (246, 214, 0),
@@ -34,74 +36,119 @@ COLOURS: dict[Colour, Pixel] = {
     Colour.BLACK: (20, 20, 20),
 }
 
-GROUNDS: dict[Ground, tuple[Pixel, Pixel]] = {
+TINTS: dict[Ground, tuple[Pixel, Pixel]] = {
     Ground.WHITE: ((255, 255, 255), (255, 255, 255)),
-    Ground.GREY: ((232, 232, 232), (232, 232, 232)),
-    Ground.SKY: ((196, 222, 240), (196, 222, 240)),
-    Ground.MINT: ((200, 236, 212), (200, 236, 212)),
-    Ground.STRIPES: ((240, 228, 208), (216, 200, 176)),
-    Ground.CHECKS: ((226, 220, 236), (200, 192, 214)),
+    Ground.GREY: ((226, 226, 226), (226, 226, 226)),
+    Ground.CREAM: ((250, 240, 214), (250, 240, 214)),
+    Ground.SKY: ((200, 224, 244), (200, 224, 244)),
+    Ground.MINT: ((204, 238, 214), (204, 238, 214)),
+    Ground.ROSE: ((246, 222, 226), (246, 222, 226)),
+    Ground.FADING: ((255, 255, 255), (206, 212, 222)),
+    Ground.PAPER: ((252, 250, 244), (228, 224, 214)),
+    Ground.STRIPES: ((240, 228, 208), (200, 184, 160)),
+    Ground.CHECKS: ((226, 220, 236), (188, 180, 206)),
+    Ground.DOTS: ((222, 234, 226), (164, 190, 176)),
+    Ground.SPECKLE: ((236, 236, 236), (150, 150, 158)),
+    Ground.NIGHT: ((36, 40, 66), (36, 40, 66)),
 }
 """Each ground's two colours; a plain one has the same twice."""
+
+BAND = 7
+"""Breadth in pixels of stripes and checks."""
+
+
+def picture(scene: Scene) -> Picture:
+    """Return what draws a scene."""
+    return Picture(draw, (scene,))
 
 
 def draw(scene: Scene) -> Image.Image:
     """Return the picture of a scene."""
-    image = Image.new("RGB", (SIDE * OVERSAMPLING, SIDE * OVERSAMPLING))
-    canvas = ImageDraw.Draw(image)
-    _draw_ground(canvas, scene.ground)
+    image = ground((SIDE, SIDE), scene.ground, scene.grain)
     for figure in scene.figures:
-        _draw_figure(canvas, figure)
-    return image.reduce(OVERSAMPLING)
+        x, y = centre(figure)
+        set_down(image, figure, (x, y), scene.style)
+    return finished(image, scene.style)
 
 
-def crop(picture: Image.Image, cell: Cell) -> Image.Image:
-    """Return the part of a picture that shows one cell."""
-    left, top = MARGIN + cell.column * CELL, MARGIN + cell.row * CELL
-    return picture.crop((left, top, left + CELL, top + CELL))
+def cropped(scene: Scene, cell: Cell) -> Picture:
+    """Return what draws the part of a scene's picture that shows one cell."""
+    return Picture(_crop, (scene, cell))
+
+
+def _crop(scene: Scene, cell: Cell) -> Image.Image:
+    left, top = cell.column * CELL, cell.row * CELL
+    return draw(scene).crop((left, top, left + CELL, top + CELL))
 
 
 def centre(figure: Figure) -> tuple[int, int]:
-    """Return the pixel (x, y) that a figure is drawn around; every shape covers its centre."""
-    x = MARGIN + figure.cell.column * CELL + CELL // 2 + figure.shift.x
-    y = MARGIN + figure.cell.row * CELL + CELL // 2 + figure.shift.y
+    """Return the pixel (x, y) that a figure is drawn around."""
+    x = figure.cell.column * CELL + CELL // 2 + figure.shift[0]
+    y = figure.cell.row * CELL + CELL // 2 + figure.shift[1]
     return x, y
 
 
-def _draw_ground(canvas: ImageDraw.ImageDraw, ground: Ground) -> None:
-    first, second = GROUNDS[ground]
-    canvas.rectangle((0, 0, SIDE * OVERSAMPLING, SIDE * OVERSAMPLING), fill=first)
-    if first == second:
-        return
-    step = TILE * OVERSAMPLING
-    for row in range(SIDE // TILE):
-        for column in range(SIDE // TILE):
-            if (row + (column if ground is Ground.CHECKS else 0)) % 2:
-                x, y = column * step, row * step
-                canvas.rectangle((x, y, x + step - 1, y + step - 1), fill=second)
+def set_down(image: Image.Image, figure: Figure, middle: tuple[int, int], style: Style) -> None:
+    """Draw one figure around a pixel."""
+    radius = RADII[figure.look.size]
+    mask = stamp(figure.look.thing, radius, figure.turn, style.outline)
+    left, top = middle[0] - radius, middle[1] - radius
+    box = (left, top, left + 2 * radius, top + 2 * radius)
+    image.paste(PIGMENTS[figure.look.colour], box, mask)
 
 
-def _draw_figure(canvas: ImageDraw.ImageDraw, figure: Figure) -> None:
-    x, y = (OVERSAMPLING * value for value in centre(figure))
-    radius = OVERSAMPLING * RADII[figure.look.size]
-    fill = COLOURS[figure.look.colour]
-    if figure.look.shape is Shape.CIRCLE:
-        canvas.ellipse((x - radius, y - radius, x + radius, y + radius), fill=fill)
-    else:
-        outline = _outline(figure.look.shape)
-        canvas.polygon([(x + round(a * radius), y + round(b * radius)) for a, b in outline], fill)
+def finished(image: Image.Image, style: Style) -> Image.Image:
+    """Return a picture as the style's camera sees it."""
+    if style.blur:
+        image = image.filter(ImageFilter.GaussianBlur(style.blur))
+    return image.point(lambda value: round(value * style.dim)) if style.dim < 1 else image
 
 
-def _outline(shape: Shape) -> list[tuple[float, float]]:
-    """Return the corners of a shape within the unit circle's square, y downwards."""
-    if shape is Shape.SQUARE:
-        return [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)]
-    if shape is Shape.TRIANGLE:
-        return [(0, -1), (1, 0.8), (-1, 0.8)]
-    if shape is Shape.DIAMOND:
-        return [(0, -1), (0.75, 0), (0, 1), (-0.75, 0)]
-    if shape is Shape.CROSS:
-        corners = [(-0.3, -1.0), (0.3, -1.0), (0.3, -0.3), (1.0, -0.3), (1.0, 0.3), (0.3, 0.3)]
-        return corners + [(-x, -y) for x, y in corners]
-    tips = [(1.0 if tip % 2 == 0 else 0.42, tip * pi / 5) for tip in range(10)]
-    return [(length * sin(angle), -length * cos(angle)) for length, angle in tips]
+def ground(size: tuple[int, int], kind: Ground, grain: int) -> Image.Image:
+    """Return an empty picture of a width and height; `grain` seeds what is random about it."""
+    if kind in (Ground.SPECKLE, Ground.PAPER):
+        return _noise(size, kind, grain)
+    return _still(size, kind).copy()
+
+
+@lru_cache(maxsize=256)
+def _still(size: tuple[int, int], kind: Ground) -> Image.Image:
+    """Return a ground that has nothing random."""
+    first, second = TINTS[kind]
+    image = Image.new("RGB", size, first)
+    canvas = ImageDraw.Draw(image)
+    if kind is Ground.FADING:
+        for y in range(size[1]):
+            part = y / size[1]
+            mixed = [round(a + (b - a) * part) for a, b in zip(first, second, strict=True)]
+            canvas.line((0, y, size[0], y), fill=(mixed[0], mixed[1], mixed[2]))
+    elif kind is Ground.DOTS:
+        for y in range(3, size[1], BAND):
+            for x in range(3, size[0], BAND):
+                canvas.ellipse((x - 1, y - 1, x + 1, y + 1), fill=second)
+    elif first != second:
+        for row in range(-(-size[1] // BAND)):
+            for column in range(-(-size[0] // BAND)):
+                if (row + (column if kind is Ground.CHECKS else 0)) % 2:
+                    x, y = column * BAND, row * BAND
+                    canvas.rectangle((x, y, x + BAND - 1, y + BAND - 1), fill=second)
+    return image
+
+
+def _noise(size: tuple[int, int], kind: Ground, grain: int) -> Image.Image:
+    """Return coarse spots of the ground's two colours; few, so that the file stays small.
+
+    The numbers are the raw stream of a bit generator, which numpy keeps the same in all versions.
+    """
+    first, second = TINTS[kind]
+    spot = 2 if kind is Ground.SPECKLE else 4
+    rows, columns = -(-size[1] // spot), -(-size[0] // spot)
+    raw = np.random.PCG64(grain).random_raw(rows * columns).reshape(rows, columns)
+    share = 5 if kind is Ground.SPECKLE else 3
+    spots = (raw >> np.uint64(40)) % np.uint64(10) < share
+    mask = Image.fromarray((spots * 255).astype(np.uint8)).resize(
+        (columns * spot, rows * spot), Image.Resampling.NEAREST
+    )
+    image = Image.new("RGB", size, first)
+    image.paste(second, (0, 0), mask.crop((0, 0, *size)))
+    return image

@@ -1,38 +1,32 @@
-"""Write the evaluation part of `mini` anew: `python tasks/mini/generate.py OUT_DIR`.
+"""Write the evaluation part of `mini` anew: `python tasks/mini/generate.py OUT_DIR [SEED]`.
 
 The one idea: what ships is bytes, this only shows where they came from. Every task has its own
-seed, so that a change to one leaves the others alone.
+seeds, so that a change to one leaves the others alone. Another SEED (any word) writes other queries
+of the same kind, by which a model can be chosen before it sees what ships.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from mmeb_harness.tasks.mini import captions, crops, digits, questions
-from mmeb_harness.tasks.mini.layout import EvaluationPart, digest, write
-
-TASKS: tuple[Callable[[], EvaluationPart], ...] = (
-    digits.task,
-    questions.task,
-    captions.task,
-    crops.task,
-)
+from mmeb_harness.tasks.mini.evaluation import SHIPPED, evaluation_part
+from mmeb_harness.tasks.mini.layout import digest, write
+from mmeb_harness.tasks.mini.recipes import RECIPES
 
 
-def generate(folder: Path) -> None:
+def generate(folder: Path, seed: str = SHIPPED) -> None:
     """Write every task into a folder."""
-    for task in TASKS:
-        write(task(), folder)
+    for recipe in RECIPES.values():
+        write(evaluation_part(recipe, seed), folder)
 
 
 def main() -> None:
     """Write into the folder named on the command line, and print its digest."""
-    if len(sys.argv) != 2:
-        sys.exit("usage: python tasks/mini/generate.py OUT_DIR")
+    if len(sys.argv) not in (2, 3):
+        sys.exit("usage: python tasks/mini/generate.py OUT_DIR [SEED]")
     folder = Path(sys.argv[1])
-    generate(folder)
+    generate(folder, *sys.argv[2:])
     print(digest(folder))
 
 

@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
 )
 
 
-class Side(NamedTuple):
+class StoredSide(NamedTuple):
     """One query or candidate as it is stored; `image` is a path, empty where there is none."""
 
     text: str
@@ -40,8 +40,8 @@ class Side(NamedTuple):
 class Row:
     """One query and its candidates, the gold first."""
 
-    query: Side
-    candidates: Sequence[Side]
+    query: StoredSide
+    candidates: Sequence[StoredSide]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,8 @@
 """What a drawn picture holds, before it is drawn.
 
 The one idea: a scene is data, so that what a sentence says of a picture can be decided, not
-guessed. Figures sit in the cells of a 3x3 grid. A relation has two readings: `plainly`, for what we
-call true (same row or column), and `loosely`, for what we may not call false (any figure further
-left is loosely to the left).
+guessed. Figures sit in the cells of a 2x2 grid. A relation has two readings: `plainly`, for what we
+call true (same row or column), and `loosely`, for what we may not call false.
 """
 
 from __future__ import annotations
@@ -14,50 +13,14 @@ from enum import StrEnum
 from random import Random
 from typing import NamedTuple
 
-GRID = 3
+from mmeb_harness.tasks.mini.style import PLAIN, Ground, Style, ground_trait, pair_trait
+from mmeb_harness.tasks.mini.words import COLOURS, SHAPES, Colour, Size, Thing
+
+GRID = 2
 """Rows, and columns, of cells in a scene."""
 
 FURTHEST_SHIFT = 2
 """How far in pixels a figure may lie off the centre of its cell."""
-
-
-class Shape(StrEnum):
-    CIRCLE = "circle"
-    SQUARE = "square"
-    TRIANGLE = "triangle"
-    DIAMOND = "diamond"
-    STAR = "star"
-    CROSS = "cross"
-
-
-class Colour(StrEnum):
-    RED = "red"
-    ORANGE = "orange"
-    YELLOW = "yellow"
-    GREEN = "green"
-    BLUE = "blue"
-    PURPLE = "purple"
-    PINK = "pink"
-    BLACK = "black"
-
-
-class Size(StrEnum):
-    SMALL = "small"
-    LARGE = "large"
-
-
-class Ground(StrEnum):
-    WHITE = "white"
-    GREY = "grey"
-    SKY = "sky"
-    MINT = "mint"
-    STRIPES = "stripes"
-    CHECKS = "checks"
-
-
-IND_GROUNDS = (Ground.WHITE, Ground.GREY)
-OOD_GROUNDS = (Ground.SKY, Ground.MINT, Ground.STRIPES, Ground.CHECKS)
-"""The out-of-distribution tasks keep the words and change the ground."""
 
 
 class Cell(NamedTuple):
@@ -65,41 +28,50 @@ class Cell(NamedTuple):
     column: int
 
 
-class Shift(NamedTuple):
-    x: int
-    y: int
-
-
 class Look(NamedTuple):
     """How a figure looks, wherever it is; as text, `small red star`."""
 
     size: Size
     colour: Colour
-    shape: Shape
+    thing: Thing
 
     def __str__(self) -> str:
-        return f"{self.size} {self.colour} {self.shape}"
+        return f"{self.size} {self.colour} {self.thing}"
+
+    @property
+    def name(self) -> str:
+        """Colour and thing, `red star`."""
+        return f"{self.colour} {self.thing}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One drawn shape and its place."""
+    """One drawn thing, its place, pixels off the middle of its cell, and its turn in degrees."""
 
     look: Look
     cell: Cell
-    shift: Shift
+    shift: tuple[int, int] = (0, 0)
+    turn: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Everything a picture shows."""
+    """Everything a picture shows. `grain` seeds what is random about its ground."""
 
     figures: tuple[Figure, ...]
     ground: Ground
+    style: Style = PLAIN
+    grain: int = 0
 
-    def of_shape(self, shape: Shape) -> list[Figure]:
-        """Return the figures of one shape."""
-        return [figure for figure in self.figures if figure.look.shape == shape]
+    @property
+    def looks(self) -> list[Look]:
+        return [figure.look for figure in self.figures]
+
+    @property
+    def traits(self) -> frozenset[str]:
+        """What could be new to a model: its ground, its pairs, its style."""
+        pairs = {pair_trait(look.colour, look.thing) for look in self.looks}
+        return self.style.traits | {ground_trait(self.ground)} | pairs
 
 
 class Relation(StrEnum):
@@ -136,25 +108,49 @@ _OPPOSITES = {
     Relation.BELOW: Relation.ABOVE,
 }
 
+CELLS: Sequence[Cell] = tuple(Cell(row, column) for row in range(GRID) for column in range(GRID))
 
-def all_cells() -> list[Cell]:
-    """Return the cells of the grid, row by row."""
-    return [Cell(row, column) for row in range(GRID) for column in range(GRID)]
+CORNERS = {
+    Cell(0, 0): "top left",
+    Cell(0, 1): "top right",
+    Cell(1, 0): "bottom left",
+    Cell(1, 1): "bottom right",
+}
 
 
-def random_look(rng: Random, shape: Shape, colour: Colour) -> Look:
-    """Return a look of the given shape and colour, of either size."""
-    return Look(rng.choice(list(Size)), colour, shape)
+def random_looks(
+    rng: Random, count: int, style: Style = PLAIN, things: Sequence[Thing] = SHAPES
+) -> list[Look]:
+    """Return looks of different things in different colours, of pairs that the style shows."""
+    while True:
+        chosen = rng.sample(things, count)
+        colours = rng.sample(COLOURS, count)
+        pairs = list(zip(colours, chosen, strict=True))
+        if style.pairs.issuperset(pairs):
+            return [Look(rng.choice(list(Size)), *pair) for pair in pairs]
 
 
-def place(rng: Random, look: Look, cell: Cell) -> Figure:
+def other_looks(look: Look, style: Style = PLAIN, things: Sequence[Thing] = SHAPES) -> list[Look]:
+    """Return every look that differs from this one in its colour, or in its thing."""
+    colours = [look._replace(colour=colour) for colour in COLOURS if colour != look.colour]
+    shapes = [look._replace(thing=thing) for thing in things if thing != look.thing]
+    return [other for other in colours + shapes if (other.colour, other.thing) in style.pairs]
+
+
+def place(rng: Random, look: Look, cell: Cell, style: Style = PLAIN) -> Figure:
     """Return a figure in its cell, a little off the centre."""
-    shift = Shift(*(rng.randint(-FURTHEST_SHIFT, FURTHEST_SHIFT) for _ in range(2)))
-    return Figure(look=look, cell=cell, shift=shift)
+    shift = tuple(rng.randint(-FURTHEST_SHIFT, FURTHEST_SHIFT) for _ in range(2))
+    return Figure(look=look, cell=cell, shift=(shift[0], shift[1]), turn=style.turn(rng))
 
 
-def scatter(rng: Random, looks: Sequence[Look], grounds: Sequence[Ground]) -> Scene:
-    """Return a scene of these looks in cells drawn at random."""
-    cells = rng.sample(all_cells(), len(looks))
-    figures = tuple(place(rng, look, cell) for look, cell in zip(looks, cells, strict=True))
-    return Scene(figures=figures, ground=rng.choice(list(grounds)))
+def arrange(
+    rng: Random, looks: Sequence[Look], cells: Sequence[Cell], style: Style = PLAIN
+) -> Scene:
+    """Return a scene of looks in these cells, drawn anew in everything else."""
+    figures = tuple(place(rng, *pair, style) for pair in zip(looks, cells, strict=True))
+    return Scene(figures=figures, ground=style.ground(rng), style=style, grain=rng.getrandbits(16))
+
+
+def scatter(rng: Random, looks: Sequence[Look], style: Style = PLAIN) -> Scene:
+    """Return a scene of looks in cells drawn at random."""
+    return arrange(rng, looks, rng.sample(CELLS, len(looks)), style)
