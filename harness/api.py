@@ -25,7 +25,7 @@ from mmeb_harness.training import train
 
 __all__ = ["Request", "evaluate", "load_encoder", "prepare_job", "train"]
 
-DEFAULT_MODEL, DEFAULT_SUITE = "random", "mini"
+DEFAULT_MODEL, DEFAULT_SUITE = "mini-vlm", "mini"
 """What a bare `run` runs, with nothing downloaded."""
 
 

@@ -40,6 +40,12 @@ class DatasetFacts(BaseModel):
     unimodal: Literal["t2i", "i2t"] | None = None
     candidates: int
 
+    @property
+    def as_trained(self) -> DatasetFacts:
+        """The same with the instruction that queries have in the published training part."""
+        instruction = self.train_instruction or self.query_instruction
+        return self.model_copy(update={"query_instruction": instruction})
+
     def modality(self, role: Role) -> Modality | None:
         """Return what the original's unimodal baselines take of a side; None: both."""
         if self.unimodal is None:

@@ -23,10 +23,10 @@ from mmeb_harness.task import DataLocation
 from mmeb_harness.tasks.mini.evaluation import QUERIES, questions
 from mmeb_harness.tasks.mini.generate import generate
 from mmeb_harness.tasks.mini.layout import PARQUET, digest
+from mmeb_harness.tasks.mini.pictures.words import HELD_OUT
 from mmeb_harness.tasks.mini.recipes import RECIPES
 from mmeb_harness.tasks.mini.training import PAIRS, SPLITS, GeneratedPairs
 from mmeb_harness.tasks.mini.views import VIEWS
-from mmeb_harness.tasks.mini.words import HELD_OUT
 from mmeb_harness.tasks.table import dataset_facts, mini_tasks
 from PIL import Image
 

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mmeb_harness.tasks.mini import digits, flags, places
-from mmeb_harness.tasks.mini.drawing import CELL, PIGMENTS
 from mmeb_harness.tasks.mini.evaluation import QUERIES, questions
-from mmeb_harness.tasks.mini.example import Example
-from mmeb_harness.tasks.mini.news import REGIONS, SECTIONS
+from mmeb_harness.tasks.mini.makers import digits, flags, places
+from mmeb_harness.tasks.mini.makers.example import Example
+from mmeb_harness.tasks.mini.makers.news import REGIONS, SECTIONS
+from mmeb_harness.tasks.mini.pictures.drawing import CELL, PIGMENTS
+from mmeb_harness.tasks.mini.pictures.scenes import Look
+from mmeb_harness.tasks.mini.pictures.style import Ground
+from mmeb_harness.tasks.mini.pictures.words import COLOURS, HELD_OUT, THINGS, Colour, Size, Thing
 from mmeb_harness.tasks.mini.recipes import CLASSIFICATION, recipe_of
-from mmeb_harness.tasks.mini.scenes import Look
-from mmeb_harness.tasks.mini.style import Ground
 from mmeb_harness.tasks.mini.training import GeneratedPairs
-from mmeb_harness.tasks.mini.words import COLOURS, HELD_OUT, THINGS, Colour, Size, Thing
 from mmeb_harness.tasks.table import dataset_facts
 
 TASKS = [recipe.name for recipe in CLASSIFICATION if recipe.name != "HatefulMemes"]

@@ -15,13 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mmeb_harness.tasks.mini import charts, forms, infographics, lettering, memes, pages, signs
-from mmeb_harness.tasks.mini.drawing import CELL, PIGMENTS
 from mmeb_harness.tasks.mini.evaluation import questions
-from mmeb_harness.tasks.mini.example import Example
+from mmeb_harness.tasks.mini.makers import charts, forms, infographics, memes, pages, signs
+from mmeb_harness.tasks.mini.makers.example import Example
+from mmeb_harness.tasks.mini.pictures import lettering
+from mmeb_harness.tasks.mini.pictures.drawing import CELL, PIGMENTS
+from mmeb_harness.tasks.mini.pictures.words import COLOURS, NUMBERS, READ
 from mmeb_harness.tasks.mini.recipes import RECIPES, recipe_of
 from mmeb_harness.tasks.mini.training import GeneratedPairs
-from mmeb_harness.tasks.mini.words import COLOURS, NUMBERS, READ
 from mmeb_harness.tasks.table import dataset_facts
 
 IND = ("HatefulMemes", "DocVQA", "InfographicsVQA", "ChartQA")

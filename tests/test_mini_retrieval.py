@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 from mmeb_harness.tasks.mini.evaluation import QUERIES, questions
-from mmeb_harness.tasks.mini.example import Example, Side
-from mmeb_harness.tasks.mini.garments import Garment, Kind
-from mmeb_harness.tasks.mini.places import LANDS, SKIES, Place
+from mmeb_harness.tasks.mini.makers.example import Example, Side
+from mmeb_harness.tasks.mini.makers.garments import Garment, Kind
+from mmeb_harness.tasks.mini.makers.places import LANDS, SKIES, Place
+from mmeb_harness.tasks.mini.pictures.scenes import Scene
+from mmeb_harness.tasks.mini.pictures.words import COLOURS, HELD_OUT, READ, THINGS, Size
 from mmeb_harness.tasks.mini.recipe import MOST
 from mmeb_harness.tasks.mini.recipes import RECIPES, RETRIEVAL
-from mmeb_harness.tasks.mini.scenes import Scene
-from mmeb_harness.tasks.mini.words import COLOURS, HELD_OUT, READ, THINGS, Size
 from mmeb_harness.tasks.table import dataset_facts
 
 NAMES = [recipe.name for recipe in RETRIEVAL if recipe.name != "Wiki-SS-NQ"]

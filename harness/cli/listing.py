@@ -13,6 +13,7 @@ from mmeb_harness.card import Card
 from mmeb_harness.cli import options
 from mmeb_harness.cli.trainer_page import config_schema, trainer_page
 from mmeb_harness.errors import unknown_name
+from mmeb_harness.hub import PACKAGE
 from mmeb_harness.item import PLACEHOLDER, Item
 from mmeb_harness.prompt import worded
 from mmeb_harness.registry import Plugin, Registry, build_registry
@@ -170,6 +171,8 @@ def show(
     for key, value in found.items():
         if value is None and family:
             continue  # facts of weights, which a family has none of
+        if key == "revision" and str(found.get("base")).startswith(PACKAGE):
+            continue  # it has the package's version
         for line in _lines(key, value):
             typer.echo(line)
 

@@ -56,9 +56,9 @@ def run(
 ) -> int:
     """Score an encoder on a suite and print the IND/OOD leaderboard.
 
-    Without options: the `random` encoder on the embedded suite `mini`. With -m, the suite is
-    `mmeb` unless --suite says otherwise. Stopped at any moment, the same command goes on where it
-    was; run again when done, it computes nothing.
+    Without options: `mini-vlm`, a small model in the package, on the embedded suite `mini`; nothing
+    is downloaded. With -m, the suite is `mmeb` unless --suite says otherwise. Stopped at any moment,
+    the same command goes on where it was; run again when done, it computes nothing.
 
     Examples:
 
@@ -95,7 +95,7 @@ def run(
     with aside, console.progress() as progress:
         job = prepare_job(request, progress=progress)
         if model is None:
-            console.say("No -m given: the encoder is `random`, which scores chance.")
+            console.say("No -m given: mini-vlm, a small model in this package, on the suite mini.")
         if dry_run:
             forecast = job.forecast()
         else:

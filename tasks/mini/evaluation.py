@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from itertools import count
 from random import Random
 
-from mmeb_harness.tasks.mini.example import Example, Picture, Side, Target
 from mmeb_harness.tasks.mini.layout import EvaluationPart, Row, StoredSide
+from mmeb_harness.tasks.mini.makers.example import Example, Side, Target
+from mmeb_harness.tasks.mini.pictures.picture import Picture
 from mmeb_harness.tasks.mini.recipe import MOST, Recipe
 from mmeb_harness.tasks.mini.texts import candidate_text, query_text
 from mmeb_harness.tasks.table import DatasetFacts, dataset_facts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from mmeb_harness.tasks.mini.example import Maker, Target
+from mmeb_harness.tasks.mini.makers.example import Maker, Target
 
 MOST = 50
 """Candidates of a task at most; its real count where that is smaller."""

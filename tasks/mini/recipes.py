@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mmeb_harness.tasks.mini import (
+from mmeb_harness.tasks.mini.makers import (
     captions,
     charts,
     dialogues,
@@ -28,7 +28,7 @@ from mmeb_harness.tasks.mini import (
     signs,
     similar,
 )
-from mmeb_harness.tasks.mini.crops import (
+from mmeb_harness.tasks.mini.makers.crops import (
     Pointing,
     by_corner,
     by_look,
@@ -38,7 +38,7 @@ from mmeb_harness.tasks.mini.crops import (
     which_colour,
     which_neighbour,
 )
-from mmeb_harness.tasks.mini.questions import (
+from mmeb_harness.tasks.mini.makers.questions import (
     COMPARED,
     COMPARED_ANSWERS,
     FIGURE_ANSWERS,
@@ -49,15 +49,15 @@ from mmeb_harness.tasks.mini.questions import (
     Quiz,
     asking,
 )
-from mmeb_harness.tasks.mini.recipe import Recipe
-from mmeb_harness.tasks.mini.style import (
+from mmeb_harness.tasks.mini.pictures.style import (
     BLURRED,
     BUSY,
     BUSY_TRAITS,
     HELD_OUT_PAIRS,
     HELD_OUT_TRAITS,
 )
-from mmeb_harness.tasks.mini.words import OBJECTS
+from mmeb_harness.tasks.mini.pictures.words import OBJECTS
+from mmeb_harness.tasks.mini.recipe import Recipe
 
 CLASSIFICATION: tuple[Recipe, ...] = (
     Recipe(

@@ -9,7 +9,7 @@ placeholder though they have no image. Labels, answers and captions are bare.
 from __future__ import annotations
 
 from mmeb_harness.item import PLACEHOLDER
-from mmeb_harness.tasks.mini.example import Side
+from mmeb_harness.tasks.mini.makers.example import Side
 from mmeb_harness.tasks.table import DatasetFacts
 
 STRAY_PLACEHOLDER = ("WebQA", "EDIS")

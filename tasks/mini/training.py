@@ -14,14 +14,14 @@ from typing import overload
 from mmeb_harness.errors import DataMissing
 from mmeb_harness.item import Item, Role, mark_instruction
 from mmeb_harness.task import DataLocation, Pair, Task
-from mmeb_harness.tasks.mini.example import Example, Side
+from mmeb_harness.tasks.mini.makers.example import Example, Side
 from mmeb_harness.tasks.mini.recipe import Recipe
 from mmeb_harness.tasks.mini.recipes import recipe_of
 from mmeb_harness.tasks.mini.texts import candidate_text, query_text
 from mmeb_harness.tasks.mini.views import VIEWS
 from mmeb_harness.tasks.table import DatasetFacts, dataset_facts
 
-PAIRS = 50_000
+PAIRS = 100_000
 """Pairs of a task's training part."""
 
 SHUFFLED = "shuffled"
@@ -32,8 +32,9 @@ SPLITS = ("original", SHUFFLED, *VIEWS)
 class GeneratedPairs(Sequence[Pair]):
     """Pairs of a recipe in one split, by number.
 
-    `shuffled` gives every query the target of another pair: nothing can be learnt from it. The
-    other splits show less than all of every item (`views`).
+    Every other pair has the instruction of MMEB's training part, where that is another than the
+    evaluation's. `shuffled` gives every query the target of another pair: nothing can be learnt
+    from it. The other splits show less than all of every item (`views`).
     """
 
     recipe: Recipe
@@ -62,10 +63,11 @@ class GeneratedPairs(Sequence[Pair]):
         answered = self.example(number + PAIRS) if self.split == SHUFFLED else asked
         rivals = [one for one in answered.rivals if not asked.answered_by(one.meaning)]
         rng = Random(f"mini/{self.recipe.name}/rival/{number}")
+        worded = facts.as_trained if number % 2 else facts
         pair = Pair(
-            query=_item(facts, asked.query, "query"),
-            positive=_item(facts, answered.target.side, "candidate"),
-            negative=_item(facts, rng.choice(rivals).side, "candidate") if rivals else None,
+            query=_item(worded, asked.query, "query"),
+            positive=_item(worded, answered.target.side, "candidate"),
+            negative=_item(worded, rng.choice(rivals).side, "candidate") if rivals else None,
         )
         return _seen(pair, self.split)
 

@@ -1,0 +1,192 @@
+"""Questions about a scene, answered in a word: Visual7W, A-OKVQA, OK-VQA, and two that are new.
+
+The one idea: a kind of question looks at a scene and asks only what has one answer there. Answers
+of different kinds never overlap within a task, so that every other answer of a list is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from random import Random
+from typing import NamedTuple
+
+from mmeb_harness.tasks.mini.makers.example import Example, Maker, Side, Target, label
+from mmeb_harness.tasks.mini.pictures.drawing import picture
+from mmeb_harness.tasks.mini.pictures.scenes import CORNERS, Relation, Scene, random_looks, scatter
+from mmeb_harness.tasks.mini.pictures.style import PLAIN, Style
+from mmeb_harness.tasks.mini.pictures.words import COLOURS, NUMBERS, OBJECTS, SHAPES, Size, Thing
+
+
+class Asked(NamedTuple):
+    """A question with its one answer; `form` names how it is worded."""
+
+    question: str
+    answer: str
+    form: str
+
+
+Asking = Callable[[Random, Scene], Asked | None]
+"""Asks something of a scene, or finds nothing to ask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quiz:
+    """What is asked of what: kinds of question, how many figures, which things, in which style."""
+
+    kinds: Sequence[Asking]
+    figures: tuple[int, int]
+    things: Sequence[Thing] = SHAPES
+    style: Style = PLAIN
+
+
+def asking(quiz: Quiz) -> Maker:
+    """Return what makes a question of the quiz, its kinds equally often."""
+
+    def make(rng: Random) -> Example:
+        kind = rng.choice(quiz.kinds)
+        while True:
+            looks = random_looks(rng, rng.randint(*quiz.figures), quiz.style, quiz.things)
+            scene = scatter(rng, looks, quiz.style)
+            if asked := kind(rng, scene):
+                break
+        return Example(
+            query=Side(text=asked.question, picture=picture(scene)),
+            target=label(asked.answer),
+            traits=scene.traits | {f"form {asked.form}"},
+        )
+
+    return make
+
+
+def answers(*groups: Iterable[str], count: int = 50) -> list[Target]:
+    """Return the answers of all kinds, then words that are never right, `count` in all."""
+    right = list(dict.fromkeys(str(word) for group in groups for word in group))
+    return [label(word) for word in right[:count]]
+
+
+# -- what, where, how many -------------------------------------------------------------------------
+
+
+def colour(rng: Random, scene: Scene) -> Asked:
+    look = rng.choice(scene.looks)
+    return Asked(f"What colour is the {look.thing}?", look.colour, "what-colour")
+
+
+def thing(rng: Random, scene: Scene) -> Asked:
+    look = rng.choice(scene.looks)
+    return Asked(f"What is {look.colour}?", look.thing, "what-is")
+
+
+def corner(rng: Random, scene: Scene) -> Asked:
+    figure = rng.choice(scene.figures)
+    return Asked(f"Where is the {figure.look.thing}?", CORNERS[figure.cell], "where")
+
+
+def count(rng: Random, scene: Scene) -> Asked:
+    return Asked("How many figures are there?", NUMBERS[len(scene.figures) - 1], "how-many")
+
+
+WHAT_WHERE_HOW_MANY = (colour, thing, corner, count)
+
+# -- figures compared ------------------------------------------------------------------------------
+
+
+def neighbour(rng: Random, scene: Scene) -> Asked | None:
+    """Ask for the one figure on one side of another."""
+    pairs = [
+        (relation, figure, landmark)
+        for figure, landmark in permutations(scene.figures, 2)
+        for relation in Relation
+        if relation.plainly(figure, landmark)
+        and sum(relation.loosely(other, landmark) for other in scene.figures) == 1
+    ]
+    if not pairs:
+        return None
+    relation, figure, landmark = rng.choice(pairs)
+    question = f"What is {relation} the {landmark.look.thing}?"
+    return Asked(question, figure.look.thing, "neighbour")
+
+
+def odd_size(rng: Random, scene: Scene) -> Asked | None:
+    """Ask for the colour of the one figure that is larger, or smaller, than the others."""
+    for size in Size:
+        alone = [look for look in scene.looks if look.size is size]
+        if len(alone) == 1 and len(scene.looks) > 1:
+            return Asked(f"What colour is the {size} figure?", alone[0].colour, "odd-size")
+    return None
+
+
+def alike(rng: Random, scene: Scene) -> Asked:
+    """Ask whether two figures are of one size."""
+    first, second = rng.sample(scene.looks, 2)
+    question = f"Are the {first.thing} and the {second.thing} of one size?"
+    return Asked(question, "yes" if first.size is second.size else "no", "alike")
+
+
+COMPARED = (neighbour, odd_size, alike)
+
+# -- what one has to know --------------------------------------------------------------------------
+
+USES = {
+    Thing.HOUSE: "living",
+    Thing.TREE: "climbing",
+    Thing.CUP: "drinking",
+    Thing.FISH: "eating",
+    Thing.CAR: "driving",
+    Thing.BOAT: "sailing",
+    Thing.KEY: "opening",
+    Thing.LAMP: "reading",
+    Thing.FLOWER: "smelling",
+    Thing.BIRD: "singing",
+}
+FOUND = {
+    Thing.HOUSE: "village",
+    Thing.TREE: "forest",
+    Thing.CUP: "kitchen",
+    Thing.FISH: "sea",
+    Thing.CAR: "street",
+    Thing.BOAT: "harbour",
+    Thing.KEY: "pocket",
+    Thing.LAMP: "bedroom",
+    Thing.FLOWER: "garden",
+    Thing.BIRD: "nest",
+}
+
+
+def use(rng: Random, scene: Scene) -> Asked:
+    look = rng.choice(scene.looks)
+    return Asked(f"What is the {look.colour} thing good for?", USES[look.thing], "use")
+
+
+def found(rng: Random, scene: Scene) -> Asked:
+    look = rng.choice(scene.looks)
+    return Asked(f"Where does one find the {look.colour} thing?", FOUND[look.thing], "found")
+
+
+KNOWN = (use, found)
+
+# -- the same in other words -----------------------------------------------------------------------
+
+
+def colour_turned(rng: Random, scene: Scene) -> Asked:
+    look = rng.choice(scene.looks)
+    return Asked(f"The {look.thing} is what colour?", look.colour, "is-what-colour")
+
+
+def thing_turned(rng: Random, scene: Scene) -> Asked:
+    look = rng.choice(scene.looks)
+    return Asked(f"The {look.colour} figure is what?", look.thing, "is-what")
+
+
+TURNED = (colour_turned, thing_turned)
+
+CORNER_NAMES = tuple(CORNERS.values())
+FIGURE_ANSWERS = answers(
+    COLOURS, SHAPES, CORNER_NAMES, NUMBERS[:4], OBJECTS, NUMBERS[4:], USES.values()
+)
+COMPARED_ANSWERS = answers(
+    COLOURS, SHAPES, ("yes", "no"), OBJECTS, NUMBERS, CORNER_NAMES, USES.values()
+)
+KNOWN_ANSWERS = answers(USES.values(), FOUND.values(), COLOURS, OBJECTS, SHAPES, NUMBERS)
