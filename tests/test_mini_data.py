@@ -233,7 +233,7 @@ def test_only_the_gold_answers(name: str) -> None:
         assert not any(asked.example.answered_by(one.meaning) for one in wrong)
 
 
-@pytest.mark.parametrize("name", CANDIDATES)
+@pytest.mark.parametrize("name", [name for name in CANDIDATES if CANDIDATES[name] > 2])
 def test_rivals_stand_anywhere_in_the_list(name: str) -> None:
     asked = questions(RECIPES[name])
     places = [

@@ -15,7 +15,8 @@ def write_halved(source: Path, target: Path) -> None:
     from safetensors.torch import save_file
 
     with safe_open(source, framework="pt") as stored:
-        values = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        names = stored.keys()
+        values = {name: stored.get_tensor(name) for name in names}
         about = stored.metadata()
     halved = {
         name: value.to(torch.bfloat16) if value.dtype in (torch.float32, torch.float64) else value

@@ -56,9 +56,9 @@ def run(
 ) -> int:
     """Score an encoder on a suite and print the IND/OOD leaderboard.
 
-    Without options: `mini-vlm`, a small model in the package, on the embedded suite `mini`; nothing
-    is downloaded. With -m, the suite is `mmeb` unless --suite says otherwise. Stopped at any moment,
-    the same command goes on where it was; run again when done, it computes nothing.
+    Without options: `mini-vlm`, a small model in the package, on the embedded suite `mini`, with
+    nothing downloaded. With -m, the suite is `mmeb` unless --suite says otherwise. Stopped at any
+    moment, the same command goes on where it was; run again when done, it computes nothing.
 
     Examples:
 

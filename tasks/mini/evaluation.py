@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import count
 from random import Random
 
@@ -95,15 +96,21 @@ def _candidates(
 ) -> list[Target]:
     """Return the gold, then the others in an order that tells nothing."""
     others = rng.sample(pool, len(pool))
-    chosen = {example.target.side: example.target}
+    chosen = {_looks(example.target.side): example.target}
     for target in (*example.rivals, *listed, *others):
         if len(chosen) < most and not example.answered_by(target.meaning):
-            chosen.setdefault(target.side, target)
+            chosen.setdefault(_looks(target.side), target)
     gold, *wrong = chosen.values()
     if len(chosen) < most:
         raise ValueError(f"only {len(chosen)} of {most} candidates for {example.query}")
     rng.shuffle(wrong)
     return [gold, *wrong]
+
+
+@cache
+def _looks(side: Side) -> tuple[str, bytes]:
+    """Return what is seen of a side: pictures of different scenes may have the same pixels."""
+    return side.text, b"" if side.picture is None else side.picture().tobytes()
 
 
 def _paths(facts: DatasetFacts, prefix: str, sides: Iterable[Side]) -> dict[Picture, str]:
