@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 from mmeb_harness.item import PLACEHOLDER, Item
 from mmeb_harness.task import DataLocation
-from mmeb_harness.tasks.mini.evaluation import QUERIES, questions
+from mmeb_harness.tasks.mini.evaluation import QUERIES, Question, questions
 from mmeb_harness.tasks.mini.generate import generate
 from mmeb_harness.tasks.mini.layout import PARQUET, digest
 from mmeb_harness.tasks.mini.pictures.words import HELD_OUT
@@ -57,6 +57,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def rows(data: Path, name: str) -> list[dict[str, Any]]:
     return read(data / name / PARQUET)
+
+
+@cache
+def asked_of(name: str) -> list[Question]:
+    """Return the queries of a task, as the generator makes them."""
+    return questions(RECIPES[name])
 
 
 def sides(row: dict[str, Any]) -> list[tuple[str, str]]:
@@ -161,6 +167,7 @@ def test_texts_are_worded_as_published(data: Path, name: str) -> None:
             assert text.endswith("\n") == (bool(path) and not bare)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_every_image_is_used_and_opens(data: Path, name: str) -> None:
     used = {
@@ -178,6 +185,7 @@ def test_every_image_is_used_and_opens(data: Path, name: str) -> None:
     assert {f"{name}/{file}" for file in tree(data / "images" / name)} == used
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_pictures_of_one_list_differ(data: Path, name: str) -> None:
     for row in rows(data, name):
@@ -226,7 +234,7 @@ def test_labels_are_right_equally_often(data: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_only_the_gold_answers(name: str) -> None:
-    for asked in questions(RECIPES[name]):
+    for asked in asked_of(name):
         gold, *wrong = asked.candidates
         assert gold == asked.example.target
         assert asked.example.answered_by(gold.meaning)
@@ -235,7 +243,7 @@ def test_only_the_gold_answers(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in CANDIDATES if CANDIDATES[name] > 2])
 def test_rivals_stand_anywhere_in_the_list(name: str) -> None:
-    asked = questions(RECIPES[name])
+    asked = asked_of(name)
     places = [
         one.candidates.index(rival)
         for one in asked
@@ -254,17 +262,18 @@ def test_rivals_stand_anywhere_in_the_list(name: str) -> None:
 def test_every_query_of_an_ood_task_has_something_new(name: str) -> None:
     recipe = RECIPES[name]
     assert recipe.novel
-    for asked in questions(recipe):
+    for asked in asked_of(name):
         assert asked.example.traits & recipe.novel
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", IND)
 def test_no_training_part_has_what_is_new(name: str) -> None:
     novel = frozenset().union(*(RECIPES[other].novel for other in OOD))
     pairs = GeneratedPairs(RECIPES[name])
     seen: set[str] = set()
     for number in range(1500):
-        traits = pairs.example(number * 7).traits
+        traits = pairs.recipe.training_example(number * 7).traits
         assert traits
         seen |= traits
     assert not seen & novel
@@ -281,6 +290,7 @@ def test_what_is_new_is_made_by_the_task_that_names_it() -> None:
         assert forms <= made, name
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", IND)
 def test_no_training_text_names_a_held_out_pair(name: str) -> None:
     named = re.compile("|".join(rf"\b{colour} {thing}" for colour, thing in sorted(HELD_OUT)))
@@ -321,13 +331,14 @@ def test_ood_tasks_have_no_training_part(name: str) -> None:
     assert task.training_loader is None
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", IND)
 def test_training_part_has_no_query_of_the_evaluation(name: str) -> None:
-    asked = {one.example.query for one in questions(RECIPES[name])}
+    asked = {one.example.query for one in asked_of(name)}
     pairs = GeneratedPairs(RECIPES[name])
     shown = [side for side in asked if side.picture is not None]
     for number in range(1500):
-        query = pairs.example(number).query
+        query = pairs.recipe.training_example(number).query
         assert query.picture is None or query not in shown
 
 
@@ -335,7 +346,7 @@ def test_training_part_has_no_query_of_the_evaluation(name: str) -> None:
 def test_negatives_answer_nothing(name: str) -> None:
     pairs = GeneratedPairs(RECIPES[name])
     for number in range(60):
-        example = pairs.example(number)
+        example = pairs.recipe.training_example(number)
         assert all(not example.answered_by(rival.meaning) for rival in example.rivals)
 
 
@@ -374,3 +385,13 @@ def test_splits_show_what_their_view_leaves() -> None:
     assert "?" not in str(less.query.text)
     assert less.positive.text == "."
     assert content(pair.query)[1] == content(less.query)[1]  # type: ignore[index]
+
+
+def test_every_other_pair_is_worded_as_the_published_training_part() -> None:
+    for name in IND:
+        facts, pairs = FACTS[name], GeneratedPairs(RECIPES[name])
+        for number, instruction in ((6, facts.query_instruction), (7, facts.train_instruction)):
+            text = str(pairs[number].query.text)
+            assert str(instruction) in text
+            assert pairs[number].query.instruction == instruction
+    assert sum(FACTS[name].train_instruction != FACTS[name].query_instruction for name in IND) > 2

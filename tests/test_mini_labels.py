@@ -38,7 +38,7 @@ def evaluated(name: str) -> list[Example]:
 def trained(name: str, count: int = 400) -> list[Example]:
     """Return the first examples of a task's training part."""
     pairs = GeneratedPairs(recipe_of(name))
-    return [pairs.example(number) for number in range(count)]
+    return [pairs.recipe.training_example(number) for number in range(count)]
 
 
 def shown(example: Example) -> Any:
@@ -114,8 +114,8 @@ def test_a_rival_is_another_label_that_differs_in_one_word(name: str) -> None:
 def test_the_same_number_is_the_same_picture(name: str) -> None:
     pairs = GeneratedPairs(recipe_of(name))
     for number in range(5):
-        assert pairs.example(number).query == pairs.example(number).query
-        first, second = (pixels(pairs.example(number)) for _ in range(2))
+        assert pairs.recipe.training_example(number).query == pairs.recipe.training_example(number).query
+        first, second = (pixels(pairs.recipe.training_example(number)) for _ in range(2))
         assert (first == second).all()
         assert first.shape == (56, 56, 3)
 

@@ -6,16 +6,15 @@ queries, drawn at random; whatever could be called right is left out, whoever ma
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import count
 from random import Random
 
 from mmeb_harness.tasks.mini.layout import EvaluationPart, Row, StoredSide
 from mmeb_harness.tasks.mini.makers.example import Example, Side, Target
 from mmeb_harness.tasks.mini.pictures.picture import Picture
-from mmeb_harness.tasks.mini.recipe import MOST, Recipe
+from mmeb_harness.tasks.mini.recipe import MOST, Recipe, kept_for_evaluation
 from mmeb_harness.tasks.mini.texts import candidate_text, query_text
 from mmeb_harness.tasks.table import DatasetFacts, dataset_facts
 
@@ -72,12 +71,12 @@ def evaluation_part(recipe: Recipe, seed: str = SHIPPED) -> EvaluationPart:
 
 def _examples(recipe: Recipe, seed: str, *, turns: bool) -> list[Example]:
     """Return examples with different queries."""
-    found: dict[Side, Example] = {}
+    found: dict[tuple[str, bytes], Example] = {}
     golds = [target.meaning for target in recipe.listed] if turns else []
-    for example in _drawn(recipe, seed):
+    for example in recipe.evaluation_examples(seed):
         wanted = golds[len(found) % len(golds)] if turns else example.target.meaning
-        if example.target.meaning == wanted and example.query not in found:
-            found[example.query] = example
+        if example.target.meaning == wanted and kept_for_evaluation(example.query):
+            found.setdefault(example.query.seen(), example)
         if len(found) == QUERIES:
             break
     examples = list(found.values())
@@ -85,21 +84,15 @@ def _examples(recipe: Recipe, seed: str, *, turns: bool) -> list[Example]:
     return examples
 
 
-def _drawn(recipe: Recipe, seed: str) -> Iterator[Example]:
-    make = recipe.make_evaluation or recipe.make
-    for number in count():
-        yield make(Random(f"mini/{recipe.name}/{seed}/{number}"))
-
-
 def _candidates(
     rng: Random, example: Example, listed: Sequence[Target], pool: Sequence[Target], most: int
 ) -> list[Target]:
     """Return the gold, then the others in an order that tells nothing."""
     others = rng.sample(pool, len(pool))
-    chosen = {_looks(example.target.side): example.target}
+    chosen = {_seen(example.target.side): example.target}
     for target in (*example.rivals, *listed, *others):
         if len(chosen) < most and not example.answered_by(target.meaning):
-            chosen.setdefault(_looks(target.side), target)
+            chosen.setdefault(_seen(target.side), target)
     gold, *wrong = chosen.values()
     if len(chosen) < most:
         raise ValueError(f"only {len(chosen)} of {most} candidates for {example.query}")
@@ -108,9 +101,8 @@ def _candidates(
 
 
 @cache
-def _looks(side: Side) -> tuple[str, bytes]:
-    """Return what is seen of a side: pictures of different scenes may have the same pixels."""
-    return side.text, b"" if side.picture is None else side.picture().tobytes()
+def _seen(side: Side) -> tuple[str, bytes]:
+    return side.seen()
 
 
 def _paths(facts: DatasetFacts, prefix: str, sides: Iterable[Side]) -> dict[Picture, str]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
+from random import Random
 
-from mmeb_harness.tasks.mini.makers.example import Maker, Target
+from mmeb_harness.tasks.mini.makers.example import Example, Maker, Side, Target
+
+ONE_IN = 8
+"""Of so many queries one is kept for evaluation."""
 
 MOST = 50
 """Candidates of a task at most; its real count where that is smaller."""
@@ -25,3 +31,21 @@ class Recipe:
     make_evaluation: Maker | None = None
     listed: Sequence[Target] = ()
     novel: frozenset[str] = field(default_factory=frozenset)
+
+    def training_example(self, number: int) -> Example:
+        """Make the training example of one number; no query of it is ever asked in evaluation."""
+        key = f"mini/{self.name}/training/{number}"
+        made = (self.make(Random(f"{key}/{attempt}")) for attempt in count())
+        return next(example for example in made if not kept_for_evaluation(example.query))
+
+    def evaluation_examples(self, seed: str) -> Iterator[Example]:
+        """Make examples for evaluation, without end; `kept_for_evaluation` is not asked yet."""
+        make = self.make_evaluation or self.make
+        for number in count():
+            yield make(Random(f"mini/{self.name}/{seed}/{number}"))
+
+
+def kept_for_evaluation(query: Side) -> bool:
+    """Whether a query, by what is seen of it, is one of those that no training part has."""
+    text, pixels = query.seen()
+    return zlib.crc32(text.encode() + pixels) % ONE_IN == 0

@@ -14,7 +14,7 @@ from typing import overload
 from mmeb_harness.errors import DataMissing
 from mmeb_harness.item import Item, Role, mark_instruction
 from mmeb_harness.task import DataLocation, Pair, Task
-from mmeb_harness.tasks.mini.makers.example import Example, Side
+from mmeb_harness.tasks.mini.makers.example import Side
 from mmeb_harness.tasks.mini.recipe import Recipe
 from mmeb_harness.tasks.mini.recipes import recipe_of
 from mmeb_harness.tasks.mini.texts import candidate_text, query_text
@@ -53,14 +53,11 @@ class GeneratedPairs(Sequence[Pair]):
             return replace(self, numbers=self.numbers[at])
         return self._pair(self.numbers[at])
 
-    def example(self, number: int) -> Example:
-        """Make the example of one number."""
-        return self.recipe.make(Random(f"mini/{self.recipe.name}/training/{number}"))
-
     def _pair(self, number: int) -> Pair:
         facts = dataset_facts()[self.recipe.name]
-        asked = self.example(number)
-        answered = self.example(number + PAIRS) if self.split == SHUFFLED else asked
+        asked = self.recipe.training_example(number)
+        shuffled = self.split == SHUFFLED
+        answered = self.recipe.training_example(number + PAIRS) if shuffled else asked
         rivals = [one for one in answered.rivals if not asked.answered_by(one.meaning)]
         rng = Random(f"mini/{self.recipe.name}/rival/{number}")
         worded = facts.as_trained if number % 2 else facts

@@ -1,7 +1,8 @@
-"""Less than all of an item: what one modality alone, or words without order, could solve.
+"""Less than all of an item: what one of two modalities, or words without order, could solve.
 
 The one idea: what is taken away is replaced by the same for all, so that nothing about it is left
-to tell items apart.
+to tell items apart. An item that is a picture alone, or a text alone, keeps it: without it there
+would be nothing to ask.
 """
 
 from __future__ import annotations
@@ -12,32 +13,30 @@ from dataclasses import replace
 from mmeb_harness.item import PLACEHOLDER, Item
 from PIL import Image
 
-GREY = (128, 128, 128)
+SIDE, GREY = 56, (128, 128, 128)
 
 
 def text_only(item: Item) -> Item:
-    """Replace a picture by a grey square."""
-    if item.image is None:
+    """Replace a picture beside a text by a grey square."""
+    if item.image is None or not _own_text(item):
         return item
-    return replace(item, image=Image.new("RGB", (56, 56), GREY))
+    return replace(item, image=Image.new("RGB", (SIDE, SIDE), GREY))
 
 
 def image_only(item: Item) -> Item:
-    """Leave of a text its instruction only; of one without, nothing but a full stop."""
-    if item.text is None:
+    """Leave of a text beside a picture its instruction only."""
+    if item.image is None or not _own_text(item):
         return item
-    placeholder = f"{PLACEHOLDER}\n" if item.text.startswith(PLACEHOLDER) else ""
-    return replace(item, text=placeholder + (item.instruction or "."))
+    return replace(item, text=f"{PLACEHOLDER}\n{item.instruction or ''}\n")
 
 
 def without_order(item: Item) -> Item:
     """Put the words after the instruction into alphabetical order."""
-    if item.text is None:
-        return item
-    before, mark, after = item.text.partition(item.instruction or "\0")
-    told = after if mark else before
-    words = " ".join(sorted(told.split()))
-    return replace(item, text=f"{before}{mark} {words}\n" if mark else words)
+    own = _own_text(item)
+    before, _, _ = str(item.text).rpartition(own) if own else ("", "", "")
+    words = " ".join(sorted(own.split()))
+    end = "\n" if str(item.text).endswith("\n") else ""
+    return replace(item, text=before + words + end) if own else item
 
 
 VIEWS: Mapping[str, Callable[[Item], Item]] = {
@@ -45,3 +44,9 @@ VIEWS: Mapping[str, Callable[[Item], Item]] = {
     "image-only": image_only,
     "without-order": without_order,
 }
+
+
+def _own_text(item: Item) -> str:
+    """Return what an item's text says beside placeholder and instruction."""
+    text = (item.text or "").removeprefix(PLACEHOLDER).strip()
+    return text.removeprefix(item.instruction or "").strip()

@@ -145,7 +145,7 @@ def _two(rng: Random, chart: Chart) -> tuple[Colour, Colour, Colour]:
     return first, second, min(first, second, key=chart.ranked.index)
 
 
-ANSWERS = answers(COLOURS, NUMBERS, READ, SHAPES, count=60)
+ANSWERS = answers(COLOURS, NUMBERS, READ, SHAPES)
 """Colours and numbers are asked for; nothing else is ever right."""
 
 TUBE_TRAITS = frozenset({f"diagram {Diagram.TUBES}"})

@@ -1,21 +1,24 @@
 """Grounding: the crop of the object that an expression means.
 
-The one idea: the other objects of the picture are among the candidates, and so are objects that
-look as described on another ground: neither the picture nor the expression alone is enough.
+The one idea: among the candidates are the other objects of the picture, impostors, which fit the
+expression and lie on such a ground but are not in the picture, and twins of the object elsewhere:
+the object has to be found in the picture, and its look to be found again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import permutations
 from random import Random
 from typing import NamedTuple
 
 from mmeb_harness.tasks.mini.makers.example import Example, Maker, Side, Target
-from mmeb_harness.tasks.mini.pictures.drawing import cropped, picture
+from mmeb_harness.tasks.mini.pictures.drawing import cropped, differ, picture
 from mmeb_harness.tasks.mini.pictures.scenes import (
     CORNERS,
+    Cell,
     Figure,
     Look,
     Relation,
@@ -24,11 +27,12 @@ from mmeb_harness.tasks.mini.pictures.scenes import (
     random_looks,
     scatter,
 )
-from mmeb_harness.tasks.mini.pictures.style import PLAIN, Style
+from mmeb_harness.tasks.mini.pictures.style import PLAIN, Ground, Style
+from mmeb_harness.tasks.mini.pictures.words import SHAPES, Size
 
 
 class Expression(NamedTuple):
-    """What is said of one figure of a scene; `describes` tells whether a look could be meant."""
+    """What is said of one figure of a scene; `describes` tells whether it says so of a look."""
 
     figure: Figure
     text: str
@@ -36,8 +40,11 @@ class Expression(NamedTuple):
     form: str
 
 
-TWINS = 2
-"""Rivals that look like the object that is meant, cut from pictures with another ground."""
+IMPOSTORS = 2
+"""Rivals that fit the expression, on a ground as the picture's, but look as nothing in it does."""
+
+TWINS = 1
+"""Rivals that look like the object that is meant, on a ground that is clearly another."""
 
 Referring = Callable[[Random, Scene], Expression | None]
 """Says something of a scene that means one figure, or finds nothing to say."""
@@ -71,6 +78,7 @@ def pointing(kind: Pointing) -> Maker:
             if said := way(rng, scene):
                 break
         rivals = [(scene, figure) for figure in scene.figures if figure != said.figure]
+        rivals += [_impostor(rng, scene, said) for _ in range(IMPOSTORS)]
         rivals += [_twin(rng, scene, said.figure) for _ in range(TWINS)]
         return Example(
             query=Side(text=_quoted(said.text), picture=picture(scene)),
@@ -83,20 +91,40 @@ def pointing(kind: Pointing) -> Maker:
     return make
 
 
+@cache
+def _looks(style: Style) -> Sequence[Look]:
+    """Return all looks of shapes that a style shows."""
+    pairs = sorted(style.pairs)
+    return [Look(size, *pair) for size in Size for pair in pairs if pair[1] in SHAPES]
+
+
+def _impostor(rng: Random, scene: Scene, said: Expression) -> tuple[Scene, Figure]:
+    """Return what the expression could mean in another picture on the same ground."""
+    fitting = [
+        look for look in _looks(scene.style) if said.describes(look) and look not in scene.looks
+    ]
+    return _elsewhere(rng, scene, rng.choice(fitting), said.figure.cell, scene.ground)
+
+
 def _twin(rng: Random, scene: Scene, figure: Figure) -> tuple[Scene, Figure]:
     """Return a figure of the same look in a picture with another ground."""
-    grounds = [ground for ground in scene.style.grounds if ground is not scene.ground]
-    other = place(rng, figure.look, figure.cell, scene.style)
-    ground = rng.choice(grounds)
-    return replace(scene, figures=(other,), ground=ground, grain=rng.getrandbits(16)), other
+    grounds = [ground for ground in scene.style.grounds if differ(ground, scene.ground)]
+    return _elsewhere(rng, scene, figure.look, figure.cell, rng.choice(grounds))
+
+
+def _elsewhere(
+    rng: Random, scene: Scene, look: Look, cell: Cell, ground: Ground
+) -> tuple[Scene, Figure]:
+    figure = place(rng, look, cell, scene.style)
+    return replace(scene, figures=(figure,), ground=ground, grain=rng.getrandbits(16)), figure
 
 
 def _answers(meaning: Hashable, said: Expression, scene: Scene) -> bool:
-    """Whether a crop could be meant: the figure, or one as described on a ground like its own."""
+    """Whether a crop could be meant: the figure, or one like it on a ground hard to tell apart."""
     assert isinstance(meaning, Crop)
-    if meaning.scene == scene:
-        return meaning.look == said.figure.look
-    return meaning.scene.ground is scene.ground and said.describes(meaning.look)
+    if meaning.look != said.figure.look:
+        return False
+    return meaning.scene == scene or not differ(meaning.scene.ground, scene.ground)
 
 
 def _crop(scene: Scene, figure: Figure, *, worded: bool) -> Target:
@@ -136,9 +164,7 @@ def by_place(rng: Random, scene: Scene) -> Expression:
 def by_corner(rng: Random, scene: Scene) -> Expression:
     """Name a corner and nothing else: crops of other pictures could show anything."""
     figure = rng.choice(scene.figures)
-    return Expression(
-        figure, f"{CORNERS[figure.cell]} figure", lambda look: look == figure.look, "by-corner"
-    )
+    return Expression(figure, f"{CORNERS[figure.cell]} figure", lambda look: True, "by-corner")
 
 
 def which_colour(rng: Random, scene: Scene) -> Expression:
@@ -162,4 +188,4 @@ def which_neighbour(rng: Random, scene: Scene) -> Expression | None:
         return None
     relation, figure, landmark = rng.choice(pairs)
     text = f"Which figure is {relation} the {landmark.look.thing}?"
-    return Expression(figure, text, lambda look: look == figure.look, "which-neighbour")
+    return Expression(figure, text, lambda look: True, "which-neighbour")

@@ -22,6 +22,10 @@ class Side:
     text: str = ""
     picture: Picture | None = None
 
+    def seen(self) -> tuple[str, bytes]:
+        """Return its text and pixels: pictures of different scenes may look the same."""
+        return self.text, b"" if self.picture is None else self.picture().tobytes()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Target:

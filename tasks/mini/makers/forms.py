@@ -50,7 +50,7 @@ def draw(form: Form) -> Image:
     image = ground((CELL + ROOM, len(form.lines) * CELL), form.ground, form.grain)
     for row, line in enumerate(form.lines):
         across, down = line.mark.shift
-        set_down(image, line.mark, (CELL // 2 + across, row * CELL + CELL // 2 + down), PLAIN)
+        set_down(image, line.mark, (CELL // 2 + across, row * CELL + CELL // 2 + down))
         write(image, line.word, (CELL, row * CELL))
     return image
 
@@ -92,5 +92,5 @@ def _asked(rng: Random, line: Line, which: str) -> Asked:
     return Asked(f"What colour is the {which} word?", look.colour, "colour-of-word")
 
 
-ANSWERS = answers(READ, COLOURS, SHAPES, NUMBERS, count=60)
+ANSWERS = answers(READ, COLOURS, SHAPES, NUMBERS)
 """Words and colours are asked for; nothing else is ever right."""

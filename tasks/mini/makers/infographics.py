@@ -66,7 +66,7 @@ def draw(graphic: Infographic) -> Image.Image:
     image = ground((2 * CELL, ROWS * CELL), graphic.ground, graphic.grain)
     for at, row in enumerate(graphic.rows):
         across, down = row.figure.shift
-        set_down(image, row.figure, (CELL // 2 + across, at * CELL + CELL // 2 + down), PLAIN)
+        set_down(image, row.figure, (CELL // 2 + across, at * CELL + CELL // 2 + down))
         if graphic.notation is Notation.DIGIT:
             write(image, row.digit, (CELL, at * CELL), room=CELL)
         else:
@@ -136,5 +136,5 @@ def _named(row: Row) -> str:
     return NUMBERS[row.number - 1]
 
 
-ANSWERS = answers(THINGS, NUMBERS, COLOURS, READ, count=60)
+ANSWERS = answers(THINGS, NUMBERS, COLOURS, READ)
 """Things and numbers are asked for; nothing else is ever right."""

@@ -69,7 +69,7 @@ def draw(meme: Meme) -> Image.Image:
     x = below.cell.column * CELL + CELL // 2 + below.shift[0]
     y = below.cell.row * CELL + CELL // 2 + below.shift[1]
     if isinstance(below, Figure):
-        set_down(image, below, (x, y), PLAIN)
+        set_down(image, below, (x, y))
     else:
         radius = RADII[Size.LARGE]
         box = (x - radius, y - radius, x + radius, y + radius)

@@ -55,7 +55,7 @@ def draw(page: Page) -> Image:
         y = CELL + 3 + line * PITCH
         canvas.rectangle((CELL + 2, y, end, y + 1), fill=LINE)
     x, y = (CELL // 2 + shift for shift in page.figure.shift)
-    set_down(image, page.figure, (x, y + CELL), PLAIN)
+    set_down(image, page.figure, (x, y + CELL))
     write(image, page.title, (0, 0))
     return image
 

@@ -6,7 +6,7 @@ of different kinds never overlap within a task, so that every other answer of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 from random import Random
@@ -16,15 +16,26 @@ from mmeb_harness.tasks.mini.makers.example import Example, Maker, Side, Target,
 from mmeb_harness.tasks.mini.pictures.drawing import picture
 from mmeb_harness.tasks.mini.pictures.scenes import CORNERS, Relation, Scene, random_looks, scatter
 from mmeb_harness.tasks.mini.pictures.style import PLAIN, Style
-from mmeb_harness.tasks.mini.pictures.words import COLOURS, NUMBERS, OBJECTS, SHAPES, Size, Thing
+from mmeb_harness.tasks.mini.pictures.words import (
+    COLOURS,
+    NUMBERS,
+    OBJECTS,
+    SHAPES,
+    Colour,
+    Size,
+    Thing,
+)
 
 
 class Asked(NamedTuple):
-    """A question with its one answer; `form` names how it is worded."""
+    """A question with its answer. `rivals` are answers to the like questions about the picture;
+    `form` names how it is worded, `also` what else is not wrong."""
 
     question: str
     answer: str
     form: str
+    rivals: Sequence[str] = ()
+    also: frozenset[str] = frozenset()
 
 
 Asking = Callable[[Random, Scene], Asked | None]
@@ -54,16 +65,27 @@ def asking(quiz: Quiz) -> Maker:
         return Example(
             query=Side(text=asked.question, picture=picture(scene)),
             target=label(asked.answer),
+            rivals=[
+                label(word) for word in asked.rivals if word not in (asked.answer, *asked.also)
+            ],
+            fits=lambda meaning: meaning == asked.answer or meaning in asked.also,
             traits=scene.traits | {f"form {asked.form}"},
         )
 
     return make
 
 
-def answers(*groups: Iterable[str], count: int = 50) -> list[Target]:
-    """Return the answers of all kinds, then words that are never right, `count` in all."""
-    right = list(dict.fromkeys(str(word) for group in groups for word in group))
-    return [label(word) for word in right[:count]]
+def answers(*groups: Iterable[str]) -> list[Target]:
+    """Return the answers of all kinds, then words that are never right."""
+    return [label(word) for word in dict.fromkeys(str(word) for group in groups for word in group)]
+
+
+def _colours(scene: Scene) -> list[Colour]:
+    return [look.colour for look in scene.looks]
+
+
+def _things(scene: Scene) -> list[Thing]:
+    return [look.thing for look in scene.looks]
 
 
 # -- what, where, how many -------------------------------------------------------------------------
@@ -71,21 +93,23 @@ def answers(*groups: Iterable[str], count: int = 50) -> list[Target]:
 
 def colour(rng: Random, scene: Scene) -> Asked:
     look = rng.choice(scene.looks)
-    return Asked(f"What colour is the {look.thing}?", look.colour, "what-colour")
+    return Asked(f"What colour is the {look.thing}?", look.colour, "what-colour", _colours(scene))
 
 
 def thing(rng: Random, scene: Scene) -> Asked:
     look = rng.choice(scene.looks)
-    return Asked(f"What is {look.colour}?", look.thing, "what-is")
+    return Asked(f"What is {look.colour}?", look.thing, "what-is", _things(scene))
 
 
 def corner(rng: Random, scene: Scene) -> Asked:
     figure = rng.choice(scene.figures)
-    return Asked(f"Where is the {figure.look.thing}?", CORNERS[figure.cell], "where")
+    corners = [CORNERS[other.cell] for other in scene.figures]
+    return Asked(f"Where is the {figure.look.thing}?", CORNERS[figure.cell], "where", corners)
 
 
 def count(rng: Random, scene: Scene) -> Asked:
-    return Asked("How many figures are there?", NUMBERS[len(scene.figures) - 1], "how-many")
+    number = NUMBERS[len(scene.figures) - 1]
+    return Asked("How many figures are there?", number, "how-many", NUMBERS[:4])
 
 
 WHAT_WHERE_HOW_MANY = (colour, thing, corner, count)
@@ -106,7 +130,7 @@ def neighbour(rng: Random, scene: Scene) -> Asked | None:
         return None
     relation, figure, landmark = rng.choice(pairs)
     question = f"What is {relation} the {landmark.look.thing}?"
-    return Asked(question, figure.look.thing, "neighbour")
+    return Asked(question, figure.look.thing, "neighbour", _things(scene))
 
 
 def odd_size(rng: Random, scene: Scene) -> Asked | None:
@@ -114,7 +138,8 @@ def odd_size(rng: Random, scene: Scene) -> Asked | None:
     for size in Size:
         alone = [look for look in scene.looks if look.size is size]
         if len(alone) == 1 and len(scene.looks) > 1:
-            return Asked(f"What colour is the {size} figure?", alone[0].colour, "odd-size")
+            question = f"What colour is the {size} figure?"
+            return Asked(question, alone[0].colour, "odd-size", _colours(scene))
     return None
 
 
@@ -122,7 +147,8 @@ def alike(rng: Random, scene: Scene) -> Asked:
     """Ask whether two figures are of one size."""
     first, second = rng.sample(scene.looks, 2)
     question = f"Are the {first.thing} and the {second.thing} of one size?"
-    return Asked(question, "yes" if first.size is second.size else "no", "alike")
+    answer = "yes" if first.size is second.size else "no"
+    return Asked(question, answer, "alike", ("yes", "no"))
 
 
 COMPARED = (neighbour, odd_size, alike)
@@ -154,15 +180,32 @@ FOUND = {
     Thing.BIRD: "nest",
 }
 
+ALSO_FOUND: Mapping[Thing, frozenset[str]] = {
+    Thing.HOUSE: frozenset({"street", "garden"}),
+    Thing.TREE: frozenset({"garden", "village", "street"}),
+    Thing.CUP: frozenset({"bedroom", "garden"}),
+    Thing.FISH: frozenset({"kitchen", "harbour"}),
+    Thing.CAR: frozenset({"village", "harbour"}),
+    Thing.BOAT: frozenset({"sea"}),
+    Thing.KEY: frozenset({"kitchen", "bedroom"}),
+    Thing.LAMP: frozenset({"kitchen", "street"}),
+    Thing.FLOWER: frozenset({"forest", "kitchen", "village"}),
+    Thing.BIRD: frozenset({"forest", "garden", "sea", "village", "harbour"}),
+}
+"""Where one may find a thing as well: no right answers, but no wrong ones."""
+
 
 def use(rng: Random, scene: Scene) -> Asked:
     look = rng.choice(scene.looks)
-    return Asked(f"What is the {look.colour} thing good for?", USES[look.thing], "use")
+    uses = [USES[thing] for thing in _things(scene)]
+    return Asked(f"What is the {look.colour} thing good for?", USES[look.thing], "use", uses)
 
 
 def found(rng: Random, scene: Scene) -> Asked:
     look = rng.choice(scene.looks)
-    return Asked(f"Where does one find the {look.colour} thing?", FOUND[look.thing], "found")
+    question = f"Where does one find the {look.colour} thing?"
+    places = [FOUND[thing] for thing in _things(scene)]
+    return Asked(question, FOUND[look.thing], "found", places, ALSO_FOUND[look.thing])
 
 
 KNOWN = (use, found)
@@ -172,12 +215,14 @@ KNOWN = (use, found)
 
 def colour_turned(rng: Random, scene: Scene) -> Asked:
     look = rng.choice(scene.looks)
-    return Asked(f"The {look.thing} is what colour?", look.colour, "is-what-colour")
+    return Asked(
+        f"The {look.thing} is what colour?", look.colour, "is-what-colour", _colours(scene)
+    )
 
 
 def thing_turned(rng: Random, scene: Scene) -> Asked:
     look = rng.choice(scene.looks)
-    return Asked(f"The {look.colour} figure is what?", look.thing, "is-what")
+    return Asked(f"The {look.colour} figure is what?", look.thing, "is-what", _things(scene))
 
 
 TURNED = (colour_turned, thing_turned)

@@ -87,7 +87,7 @@ def _asked(rng: Random, sign: Sign) -> Asked:
     return Asked("What is the word?", sign.word.text, "the-word")
 
 
-ANSWERS = answers(READ, COLOURS, SHAPES, NUMBERS, count=60)
+ANSWERS = answers(READ, COLOURS, SHAPES, NUMBERS)
 """Words and colours are asked for; nothing else is ever right."""
 
 SIGN_TRAITS = frozenset({"plate light", "plate dark", *(f"font {font}" for font in OTHER_FONTS)})

@@ -5,7 +5,7 @@ The one idea: a figure never leaves its cell, so that the cell is a clean crop o
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from mmeb_harness.tasks.mini.pictures.icons import stamp
@@ -49,9 +49,11 @@ TINTS: dict[Ground, tuple[Pixel, Pixel]] = {
     Ground.CHECKS: ((226, 220, 236), (188, 180, 206)),
     Ground.DOTS: ((222, 234, 226), (164, 190, 176)),
     Ground.SPECKLE: ((236, 236, 236), (150, 150, 158)),
-    Ground.NIGHT: ((36, 40, 66), (36, 40, 66)),
 }
 """Each ground's two colours; a plain one has the same twice."""
+
+PLAINLY = 24
+"""How far two grounds lie apart, in one channel of 255, that nobody takes for each other."""
 
 BAND = 7
 """Breadth in pixels of stripes and checks."""
@@ -67,7 +69,7 @@ def draw(scene: Scene) -> Image.Image:
     image = ground((SIDE, SIDE), scene.ground, scene.grain)
     for figure in scene.figures:
         x, y = centre(figure)
-        set_down(image, figure, (x, y), scene.style)
+        set_down(image, figure, (x, y))
     return finished(image, scene.style)
 
 
@@ -88,13 +90,20 @@ def centre(figure: Figure) -> tuple[int, int]:
     return x, y
 
 
-def set_down(image: Image.Image, figure: Figure, middle: tuple[int, int], style: Style) -> None:
+def set_down(image: Image.Image, figure: Figure, middle: tuple[int, int]) -> None:
     """Draw one figure around a pixel."""
     radius = RADII[figure.look.size]
-    mask = stamp(figure.look.thing, radius, figure.turn, style.outline)
+    mask = stamp(figure.look.thing, radius, figure.turn)
     left, top = middle[0] - radius, middle[1] - radius
     box = (left, top, left + 2 * radius, top + 2 * radius)
     image.paste(PIGMENTS[figure.look.colour], box, mask)
+
+
+@cache
+def differ(one: Ground, other: Ground) -> bool:
+    """Whether two grounds cannot be taken for each other."""
+    middles = [np.mean(TINTS[ground], axis=0) for ground in (one, other)]
+    return bool(np.abs(middles[0] - middles[1]).max() >= PLAINLY)
 
 
 def finished(image: Image.Image, style: Style) -> Image.Image:

@@ -1,6 +1,6 @@
 """The twenty things as shapes: polygons, ellipses and holes in a square of -1 to 1, y downwards.
 
-The one idea: a thing is a mask, so that any colour, turn or outline is one paste.
+The one idea: a thing is a mask, so that any colour or turn is one paste.
 """
 
 from __future__ import annotations
@@ -11,13 +11,10 @@ from math import cos, pi, sin
 from typing import Literal, NamedTuple
 
 from mmeb_harness.tasks.mini.pictures.words import Thing
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageDraw
 
 OVERSAMPLING = 8
 """Masks are drawn so many times too large, then averaged down."""
-
-LINE = 2.2
-"""Breadth of outlines, in pixels of the picture."""
 
 
 class Part(NamedTuple):
@@ -29,7 +26,7 @@ class Part(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def stamp(thing: Thing, radius: int, turn: int = 0, outline: bool = False) -> Image.Image:
+def stamp(thing: Thing, radius: int, turn: int = 0) -> Image.Image:
     """Return a mask of 2 * radius pixels a side: 255 where the thing is."""
     side = 2 * radius * OVERSAMPLING
     mask = Image.new("L", (side, side))
@@ -41,9 +38,6 @@ def stamp(thing: Thing, radius: int, turn: int = 0, outline: bool = False) -> Im
             canvas.polygon(points, fill=ink)
         else:
             canvas.ellipse([*points[0], *points[1]], fill=ink)
-    if outline:
-        width = int(LINE * OVERSAMPLING) | 1
-        mask = ImageChops.subtract(mask, mask.filter(ImageFilter.MinFilter(width)))
     if turn:
         mask = mask.rotate(turn, Image.Resampling.BILINEAR)
     return mask.reduce(OVERSAMPLING)

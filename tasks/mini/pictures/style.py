@@ -1,4 +1,4 @@
-"""How pictures look: grounds, colours' pairs, turning, outlines, blur. One style is trained on.
+"""How pictures look: grounds, colours' pairs, turning, blur. One style is trained on.
 
 The one idea: a style names its traits. `PLAIN` is the style of every training part; the other
 styles have traits that it has not, and are for the out-of-distribution tasks.
@@ -6,7 +6,7 @@ styles have traits that it has not, and are for the out-of-distribution tasks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
@@ -26,7 +26,6 @@ class Ground(StrEnum):
     CHECKS = "checks"
     DOTS = "dots"
     SPECKLE = "speckle"
-    NIGHT = "night"
 
 
 PLAIN_GROUNDS = (
@@ -46,15 +45,13 @@ OTHER_GROUNDS = (Ground.STRIPES, Ground.CHECKS, Ground.DOTS, Ground.SPECKLE)
 class Style:
     """How a picture is made.
 
-    `tilt`: degrees by which things are turned, either way. `outline`: drawn as lines. `blur`:
-    radius in pixels; `dim`: how much of the light is left. `pairs`: the pairs of colour and thing
-    that are shown.
+    `tilt`: degrees by which things are turned, either way. `blur`: radius in pixels; `dim`: how
+    much of the light is left. `pairs`: the pairs of colour and thing that are shown.
     """
 
     grounds: tuple[Ground, ...] = PLAIN_GROUNDS
     pairs: frozenset[tuple[Colour, Thing]] = SEEN
     tilt: int = 0
-    outline: bool = False
     blur: float = 0.0
     dim: float = 1.0
 
@@ -63,7 +60,6 @@ class Style:
         """What is special about every picture of this style, its ground and pairs aside."""
         switched = {
             "tilted": self.tilt > 0,
-            "outlines": self.outline,
             "blurred": self.blur > 0,
             "dim": self.dim < 1,
         }
@@ -80,10 +76,7 @@ class Style:
 PLAIN = Style()
 BUSY = Style(grounds=OTHER_GROUNDS)
 HELD_OUT_PAIRS = Style(pairs=HELD_OUT)
-TILTED = Style(grounds=OTHER_GROUNDS, tilt=40)
-OUTLINES = Style(outline=True)
 BLURRED = Style(blur=1.2, dim=0.7)
-BUSY_HELD_OUT = replace(BUSY, pairs=HELD_OUT)
 
 
 def ground_trait(ground: Ground) -> str:
