@@ -114,7 +114,10 @@ def test_a_rival_is_another_label_that_differs_in_one_word(name: str) -> None:
 def test_the_same_number_is_the_same_picture(name: str) -> None:
     pairs = GeneratedPairs(recipe_of(name))
     for number in range(5):
-        assert pairs.recipe.training_example(number).query == pairs.recipe.training_example(number).query
+        assert (
+            pairs.recipe.training_example(number).query
+            == pairs.recipe.training_example(number).query
+        )
         first, second = (pixels(pairs.recipe.training_example(number)) for _ in range(2))
         assert (first == second).all()
         assert first.shape == (56, 56, 3)
