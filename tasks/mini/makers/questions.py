@@ -20,6 +20,7 @@ from mmeb_harness.tasks.mini.pictures.words import (
     COLOURS,
     NUMBERS,
     OBJECTS,
+    READ,
     SHAPES,
     Colour,
     Size,
@@ -192,7 +193,11 @@ ALSO_FOUND: Mapping[Thing, frozenset[str]] = {
     Thing.FLOWER: frozenset({"forest", "kitchen", "village"}),
     Thing.BIRD: frozenset({"forest", "garden", "sea", "village", "harbour"}),
 }
-"""Where one may find a thing as well: no right answers, but no wrong ones."""
+"""Where one may find a thing as well, beside with other things: not right, but not wrong."""
+
+SOMEWHERE = ("box", "bus", "hat", "map", "rug", "sky", "van", "web")
+NOWHERE = [word for word in READ if word not in SOMEWHERE]
+"""Words that are read elsewhere, and that nothing is found in."""
 
 
 def use(rng: Random, scene: Scene) -> Asked:
@@ -205,7 +210,8 @@ def found(rng: Random, scene: Scene) -> Asked:
     look = rng.choice(scene.looks)
     question = f"Where does one find the {look.colour} thing?"
     places = [FOUND[thing] for thing in _things(scene)]
-    return Asked(question, FOUND[look.thing], "found", places, ALSO_FOUND[look.thing])
+    also = ALSO_FOUND[look.thing] | set(OBJECTS)
+    return Asked(question, FOUND[look.thing], "found", places, also)
 
 
 KNOWN = (use, found)
@@ -234,4 +240,4 @@ FIGURE_ANSWERS = answers(
 COMPARED_ANSWERS = answers(
     COLOURS, SHAPES, ("yes", "no"), OBJECTS, NUMBERS, CORNER_NAMES, USES.values()
 )
-KNOWN_ANSWERS = answers(USES.values(), FOUND.values(), COLOURS, OBJECTS, SHAPES, NUMBERS)
+KNOWN_ANSWERS = answers(USES.values(), FOUND.values(), COLOURS, OBJECTS, SHAPES, NUMBERS, NOWHERE)
