@@ -808,9 +808,11 @@ def test_the_conformance_kit_passes(form: str) -> None:
 def test_mini_runs_end_to_end_and_asks_for_everything_once(
     server: EmbeddingsServer, tmp_path: Path
 ) -> None:
-    result = mh.evaluate(f"openai:{server.url}", suite="mini", output_dir=tmp_path / "run")
+    few = "ImageNet-1K,GQA,MSCOCO_t2i,RefCOCO"
+    model = f"openai:{server.url}"
+    result = mh.evaluate(model, suite="mini", tasks=few, output_dir=tmp_path / "run")
     assert {task.status for task in result.tasks.values()} == {"ok"}
-    assert result.overall is not None
+    assert len(result.tasks) == 4
     assert result.record.computed == server.answered.total()
     assert set(server.answered.values()) == {1}
 
@@ -945,7 +947,7 @@ def test_a_dead_server_is_exit_status_3_and_a_wrong_model_2(
     server: EmbeddingsServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def status(*options: str) -> int:
-        arguments = ["run", "-m", f"openai:{server.url}", "--suite", "mini"]
+        arguments = ["run", "-m", f"openai:{server.url}", "--suite", "mini", "-t", "GQA"]
         return _run([*arguments, "--workers", "0", "-o", str(tmp_path / "run"), *options])
 
     server.sick[""] = Fault(status=503, message="loading")

@@ -467,9 +467,11 @@ def test_a_saved_encoder_loads_from_its_folder_with_its_card(
 
 
 def test_it_runs_over_the_suite_mini(load: Load, tmp_path: Path) -> None:
-    run = mh.evaluate(load("towers"), suite="mini", output_dir=tmp_path / "run")
+    run = mh.evaluate(
+        load("towers"), suite="mini", tasks="GQA,WebQA,RefCOCO", output_dir=tmp_path / "run"
+    )
     assert {(task.status, task.error) for task in run.tasks.values()} == {("ok", None)}
-    assert run.overall is not None
+    assert len(run.tasks) == 3
 
 
 @pytest.mark.thorough
@@ -481,6 +483,7 @@ def test_worker_processes_prepare_the_same(
         mh.evaluate(
             load("chat"),
             suite="mini",
+            tasks="GQA,WebQA",
             output_dir=folder,
             cache_dir=folder / "cache",
             workers=workers,

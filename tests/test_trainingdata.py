@@ -335,8 +335,11 @@ def test_what_a_strangers_task_fails_in_is_told(
         load(strange, {"suite": "strange", "subsets": name})
 
 
-def test_the_embedded_suite_says_that_it_has_no_training_part(registry: Registry) -> None:
-    if any(task.training_loader for task in registry.suites()["mini"]):
-        pytest.skip("it has one now")
-    with pytest.raises(UsageError, match=r"all: without a training part in suite 'mini'.*none"):
-        load(registry, {"suite": "mini"})
+def test_the_embedded_suite_has_training_parts(registry: Registry) -> None:
+    subsets = load(registry, {"suite": "mini", "subsets": "ind", "cap": 3})
+    assert len(subsets) == 20
+    assert all(len(subset.pairs) == 3 for subset in subsets)
+    with pytest.raises(UsageError, match=r"GQA: without a training part in suite 'mini'"):
+        load(registry, {"suite": "mini", "subsets": "GQA"})
+    with pytest.raises(DataMissing, match=r"mini has no split 'diverse'; it has original, shuff"):
+        load(registry, {"suite": "mini", "split": "diverse"})
