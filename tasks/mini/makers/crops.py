@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import permutations
 from random import Random
 from typing import NamedTuple
 
@@ -21,8 +20,8 @@ from mmeb_harness.tasks.mini.pictures.scenes import (
     Cell,
     Figure,
     Look,
-    Relation,
     Scene,
+    neighbours,
     place,
     random_looks,
     scatter,
@@ -177,13 +176,7 @@ def which_colour(rng: Random, scene: Scene) -> Expression:
 
 def which_neighbour(rng: Random, scene: Scene) -> Expression | None:
     """Ask for the one figure on one side of another."""
-    pairs = [
-        (relation, figure, landmark)
-        for figure, landmark in permutations(scene.figures, 2)
-        for relation in Relation
-        if relation.plainly(figure, landmark)
-        and sum(relation.loosely(other, landmark) for other in scene.figures) == 1
-    ]
+    pairs = neighbours(scene)
     if not pairs:
         return None
     relation, figure, landmark = rng.choice(pairs)

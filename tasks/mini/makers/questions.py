@@ -8,13 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from random import Random
 from typing import NamedTuple
 
 from mmeb_harness.tasks.mini.makers.example import Example, Maker, Side, Target, label
 from mmeb_harness.tasks.mini.pictures.drawing import picture
-from mmeb_harness.tasks.mini.pictures.scenes import CORNERS, Relation, Scene, random_looks, scatter
+from mmeb_harness.tasks.mini.pictures.scenes import (
+    CORNERS,
+    Scene,
+    neighbours,
+    random_looks,
+    scatter,
+)
 from mmeb_harness.tasks.mini.pictures.style import PLAIN, Style
 from mmeb_harness.tasks.mini.pictures.words import (
     COLOURS,
@@ -120,13 +125,7 @@ WHAT_WHERE_HOW_MANY = (colour, thing, corner, count)
 
 def neighbour(rng: Random, scene: Scene) -> Asked | None:
     """Ask for the one figure on one side of another."""
-    pairs = [
-        (relation, figure, landmark)
-        for figure, landmark in permutations(scene.figures, 2)
-        for relation in Relation
-        if relation.plainly(figure, landmark)
-        and sum(relation.loosely(other, landmark) for other in scene.figures) == 1
-    ]
+    pairs = neighbours(scene)
     if not pairs:
         return None
     relation, figure, landmark = rng.choice(pairs)

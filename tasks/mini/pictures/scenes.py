@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import permutations
 from random import Random
 from typing import NamedTuple
 
@@ -107,6 +108,18 @@ _OPPOSITES = {
     Relation.ABOVE: Relation.BELOW,
     Relation.BELOW: Relation.ABOVE,
 }
+
+
+def neighbours(scene: Scene) -> list[tuple[Relation, Figure, Figure]]:
+    """Return which figure plainly is the only one on which side of which other."""
+    return [
+        (relation, figure, landmark)
+        for figure, landmark in permutations(scene.figures, 2)
+        for relation in Relation
+        if relation.plainly(figure, landmark)
+        and sum(relation.loosely(other, landmark) for other in scene.figures) == 1
+    ]
+
 
 CELLS: Sequence[Cell] = tuple(Cell(row, column) for row in range(GRID) for column in range(GRID))
 
