@@ -161,7 +161,7 @@ def shown(picture: Any) -> int:
 
 def test_no_digit_is_both_trained_on_and_held_out() -> None:
     pairs = make()["PAIRS"]
-    ours = {shown(pairs.example(number).query.picture) for number in pairs.numbers}
+    ours = {shown(pairs.recipe.training_example(number).query.picture) for number in pairs.numbers}
     asked = questions(recipe_of(HELD_OUT))
     held = {shown(one.example.query.picture) for one in asked}
     assert len(ours) > 1000
@@ -179,7 +179,7 @@ def test_pairs_show_digits_with_their_labels(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "digits.jsonl").read_text().splitlines()]
     dealt = [json.loads(line) for line in (tmp_path / "shuffled.jsonl").read_text().splitlines()]
     for number, (row, other) in enumerate(zip(rows, dealt, strict=True)):
-        example = pairs.example(number)
+        example = pairs.recipe.training_example(number)
         assert row["pos_text"] == example.target.meaning
         assert {**row, "pos_text": other["pos_text"]} == other
         with Image.open(tmp_path / "images" / row["qry_image_path"]) as written:
