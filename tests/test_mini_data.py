@@ -220,6 +220,7 @@ def test_gold_is_not_told_by_its_name_or_place(data: Path, name: str) -> None:
     assert seconds.most_common(1)[0][1] <= QUERIES / 6 + QUERIES / CANDIDATES[name]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_gold_is_not_told_by_how_often_it_is_listed(data: Path, name: str) -> None:
     """No way of counting finds the gold."""
@@ -244,6 +245,7 @@ def test_labels_are_right_equally_often(data: Path, name: str) -> None:
     assert len(golds) == CANDIDATES[name]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", CANDIDATES)
 def test_only_the_gold_answers(name: str) -> None:
     for asked in asked_of(name):

@@ -21,6 +21,8 @@ from mmeb_harness.tasks.mini.recipes import CLASSIFICATION, recipe_of
 from mmeb_harness.tasks.mini.training import GeneratedPairs
 from mmeb_harness.tasks.table import dataset_facts
 
+pytestmark = pytest.mark.thorough
+
 TASKS = [recipe.name for recipe in CLASSIFICATION if recipe.name != "HatefulMemes"]
 OOD = [name for name in TASKS if recipe_of(name).novel]
 IND = [name for name in TASKS if name not in OOD]

@@ -25,6 +25,8 @@ from mmeb_harness.tasks.mini.recipes import RECIPES, recipe_of
 from mmeb_harness.tasks.mini.training import GeneratedPairs
 from mmeb_harness.tasks.table import dataset_facts
 
+pytestmark = pytest.mark.thorough
+
 IND = ("HatefulMemes", "DocVQA", "InfographicsVQA", "ChartQA")
 OOD = ("ScienceQA", "TextVQA", "Wiki-SS-NQ")
 ASKED = (*IND[1:], *OOD[:2])

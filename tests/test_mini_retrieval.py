@@ -25,6 +25,8 @@ from mmeb_harness.tasks.mini.recipe import MOST
 from mmeb_harness.tasks.mini.recipes import RECIPES, RETRIEVAL
 from mmeb_harness.tasks.table import dataset_facts
 
+pytestmark = pytest.mark.thorough
+
 NAMES = [recipe.name for recipe in RETRIEVAL if recipe.name != "Wiki-SS-NQ"]
 TRAINED = [name for name in NAMES if dataset_facts()[name].split == "ind"]
 NEW = [name for name in NAMES if name not in TRAINED]

@@ -28,6 +28,8 @@ from mmeb_harness.tasks.mini.recipe import MOST
 from mmeb_harness.tasks.mini.recipes import RECIPES
 from mmeb_harness.tasks.table import dataset_facts
 
+pytestmark = pytest.mark.thorough
+
 ASKED = ("OK-VQA", "A-OKVQA", "Visual7W", "VizWiz", "GQA")
 POINTED = ("MSCOCO", "RefCOCO", "RefCOCO-Matching", "Visual7W-Pointing")
 SHARP = [name for name in (*ASKED, *POINTED) if name != "VizWiz"]
