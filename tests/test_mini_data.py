@@ -255,6 +255,7 @@ def test_only_the_gold_answers(name: str) -> None:
         assert not any(asked.example.answered_by(one.meaning) for one in wrong)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name in CANDIDATES if CANDIDATES[name] > 2])
 def test_rivals_stand_anywhere_in_the_list(name: str) -> None:
     asked = asked_of(name)
@@ -272,6 +273,7 @@ def test_rivals_stand_anywhere_in_the_list(name: str) -> None:
 # New where it says so
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", OOD)
 def test_every_query_of_an_ood_task_has_something_new(name: str) -> None:
     recipe = RECIPES[name]
@@ -294,6 +296,7 @@ def test_no_training_part_has_what_is_new(name: str) -> None:
     assert not RECIPES[name].novel
 
 
+@pytest.mark.thorough
 def test_what_is_new_is_made_by_the_task_that_names_it() -> None:
     """A trait that no example has would hold of any training part."""
     for name in OOD:
@@ -326,6 +329,7 @@ def content(item: Item | None) -> tuple[object, ...] | None:
     return item.text, seen, item.instruction, item.role
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", IND)
 def test_training_part_is_the_same_for_the_same_number(name: str) -> None:
     task = next(task for task in mini_tasks() if task.name == name)
@@ -360,6 +364,7 @@ def test_training_part_has_no_query_of_the_evaluation(name: str) -> None:
         assert 0.4 < share * ONE_IN < 2
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", IND)
 def test_negatives_answer_nothing(name: str) -> None:
     pairs = GeneratedPairs(RECIPES[name])
@@ -416,6 +421,7 @@ def test_splits_show_what_their_view_leaves() -> None:
     assert whole[1] != grey[1]
 
 
+@pytest.mark.thorough
 def test_every_other_pair_is_worded_as_the_published_training_part() -> None:
     for name in IND:
         facts, pairs = FACTS[name], GeneratedPairs(RECIPES[name])

@@ -28,6 +28,7 @@ def controls() -> dict[str, Any]:
     return runpy.run_path(str(EXAMPLES / "mini-vlm/controls.py"))
 
 
+@pytest.mark.thorough
 def test_the_pairs_to_adapt_by_are_read_and_are_not_what_is_asked(
     adapt: dict[str, Any], tmp_path: Path
 ) -> None:
