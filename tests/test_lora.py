@@ -333,7 +333,7 @@ def moved(encoder: Any, **sections: Any) -> Any:
 
 
 def near(found: Any, expected: Any) -> bool:
-    return bool(np.abs(found - expected).max() <= 2e-6 * np.abs(expected).max())
+    return bool(np.abs(found - expected).max() <= 1e-6 * np.abs(expected).max())
 
 
 @pytest.mark.thorough
@@ -350,7 +350,14 @@ def test_what_is_saved_loads_with_equal_vectors(family: str, way: str, tmp_path:
     assert ("model.safetensors" in names) == (way == "weights")
     loaded = mh.load_encoder(str(tmp_path / "saved"), device="cpu")
     assert loaded.card.name == "saved"
-    assert near(loaded.encode(ITEMS), vectors)
+    assert near(_exactly(loaded), _exactly(encoder))
+
+
+def _exactly(encoder: Any) -> Any:
+    """Return the vectors of its float32 weights by arithmetic of float64: the rounding of a forward
+    pass with a merged and with an unmerged adapter is 1e-6 apart."""
+    encoder.module.double()
+    return encoder.encode(ITEMS)
 
 
 FAMILIES = {path.stem for path in (Path(__file__).parent / "tiny").glob("*.py")}

@@ -64,7 +64,7 @@ def everything(module: torch.nn.Module) -> None:
 
 def embeddings_frozen(module: torch.nn.Module) -> None:
     """Then the trunk's input requires a gradient in chunks with images only."""
-    embeddings: Any = module.get_input_embeddings()  # type: ignore[operator]
+    embeddings: Any = module.get_input_embeddings()  # type: ignore[operator]  # typed as a tensor or a module
     embeddings.weight.requires_grad_(False)
 
 
