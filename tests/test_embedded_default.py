@@ -100,6 +100,9 @@ def test_its_weights_are_bfloat16_and_as_many_as_its_card_says() -> None:
 def test_it_is_a_stock_checkpoint() -> None:
     """The library, called by hand, one item at a time, gives the same vectors."""
     import torch
+    from mmeb_harness.plugins.vision_ops import mend_torchvision
+
+    mend_torchvision()  # before transformers asks for torchvision
     from transformers import AutoModel, AutoTokenizer, Qwen2VLImageProcessorPil
 
     task = next(task for task in mini_tasks() if task.name == "CIRR")
