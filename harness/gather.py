@@ -47,12 +47,17 @@ class Work:
 
 @dataclass(frozen=True, kw_only=True)
 class Gathered:
-    """The key of each item (empty for the unusable), why items are unusable, and a digest of
-    the images, in the order of the items."""
+    """The key of each item (empty for the unusable), why items are unusable, and the digest of
+    each item's image (None without one), in the order of the items."""
 
     keys: list[Key]
     faults: dict[int, str]
-    images: str
+    images: list[str | None]
+
+    @property
+    def images_digest(self) -> str:
+        """One digest of all the images, in the order of the items."""
+        return hashlib.sha256("".join(one or "-" for one in self.images).encode()).hexdigest()
 
 
 def gather_items(
@@ -66,7 +71,7 @@ def gather_items(
     """Render and key the items, noting in `work` those without a stored vector."""
     keys: list[Key] = []
     faults: dict[int, str] = {}
-    images = hashlib.sha256()
+    images: list[str | None] = []
     for place, item in enumerate(items):
         try:
             rendered = encoder.render(item)
@@ -76,8 +81,9 @@ def gather_items(
         except Exception as error:
             faults[place] = reason(error)
             keys.append(b"")
+            images.append(None)
             continue
-        images.update((image or "-").encode())
+        images.append(image)
         key = item_key(rendered, image)
         keys.append(key)
         if key not in work.missing and key not in work.stored:
@@ -89,7 +95,7 @@ def gather_items(
             advance(256)
     advance(len(items) % 256)
     index.flush()
-    return Gathered(keys=keys, faults=faults, images=images.hexdigest())
+    return Gathered(keys=keys, faults=faults, images=images)
 
 
 def gather_task(

@@ -12,11 +12,17 @@ from mmeb_harness.result import Run
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """How a report is to look: `width` in columns, `color` for a terminal that has it."""
+    """How a report is to look: `width` in columns, `color` for a terminal that has it.
+
+    `published` sets published scores beside the runs. `images` is how many queries of each task a
+    report shows with thumbnails: a number, 0 for none, None for all.
+    """
 
     format: str = "table"
     width: int = 100
     color: bool = False
+    published: bool = False
+    images: int | None = 24
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 

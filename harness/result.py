@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmeb_harness.card import Card
-from mmeb_harness.summary import Summary, summarise
+from mmeb_harness.summary import Cluster, Summary, summarise
 from mmeb_harness.task import MetaTask, Split
 from pydantic import BaseModel, ConfigDict
 
@@ -29,7 +29,11 @@ class TaskName(BaseModel):
 
 
 class TaskResult(BaseModel):
-    """What became of one task. Scores are fractions; a failed task has an error and no score."""
+    """What became of one task. Scores are fractions; a failed task has an error and no score.
+
+    `clusters` counts the groups of queries that show one image, by size and hits; it is empty where
+    single queries are not known, as in scores that were imported.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -50,6 +54,7 @@ class TaskResult(BaseModel):
     n_queries: int = 0
     n_candidates: tuple[int, int] | None = None
     n_items: int = 0
+    clusters: tuple[Cluster, ...] = ()
 
     encoder: str
     scoring: str

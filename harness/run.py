@@ -40,7 +40,8 @@ from mmeb_harness.plan import (
 from mmeb_harness.progress import Progress
 from mmeb_harness.registry import Registry
 from mmeb_harness.result import Run, RunRecord, TaskName, TaskResult
-from mmeb_harness.score import Outcomes, Scoring, score_task
+from mmeb_harness.rows import TaskItems, TaskRows, clusters_of, items_of, rows_of
+from mmeb_harness.score import Scoring, score_task
 from mmeb_harness.store import VectorStore, describe_namespace
 from mmeb_harness.subject import Subject
 from mmeb_harness.task import DataLocation, Task
@@ -277,10 +278,13 @@ class Job:
             self._fail(open_task.task, str(error))
             return
         data = replace(
-            data, digest=digest_of({"rows": data.digest, "images": open_task.gathered.images})
+            data,
+            digest=digest_of({"rows": data.digest, "images": open_task.gathered.images_digest}),
         )
+        rows = rows_of(outcomes, data, open_task.gathered)
         result = assess(open_task.task, data, outcomes, vectors, self._result_facts())
-        self._done(result, outcomes)
+        result = result.model_copy(update={"clusters": clusters_of(rows)})
+        self._done(result, (rows, items_of(data, open_task.gathered)))
 
     @property
     def any_failed(self) -> bool:
@@ -292,13 +296,13 @@ class Job:
     def _fail(self, task: Task, why: str) -> None:
         self._done(failed(task, why, self._result_facts()), None)
 
-    def _done(self, result: TaskResult, outcomes: Outcomes | None) -> None:
+    def _done(self, result: TaskResult, tables: tuple[TaskRows, TaskItems] | None) -> None:
         self.results[result.name] = result
         if self._claimed:  # what fails before the folder is ours is written when it is
-            self._publish(result, outcomes)
+            self._publish(result, tables)
 
-    def _publish(self, result: TaskResult, outcomes: Outcomes | None) -> None:
-        runfolder.write_task(self.settings.output_dir, result, outcomes)
+    def _publish(self, result: TaskResult, tables: tuple[TaskRows, TaskItems] | None) -> None:
+        runfolder.write_task(self.settings.output_dir, result, tables)
         self.progress.scored(result)
         self._notify("task_scored", run=self.record, task=result)
 

@@ -1,4 +1,4 @@
-"""A run's folder: run.json, plan.arrow, and tasks/NAME.json with tasks/NAME.parquet."""
+"""A run's folder: run.json, plan.arrow, and tasks/NAME.json with the tables beside it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import re
 from pathlib import Path
 from typing import TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from mmeb_harness.errors import UsageError
 from mmeb_harness.files import write_aside
 from mmeb_harness.plan import PLAN_FILE
 from mmeb_harness.result import SCHEMA_VERSION, Run, RunRecord, TaskResult
-from mmeb_harness.score import Outcomes
+from mmeb_harness.rows import TaskItems, TaskRows, items_path, rows_path, write_rows
 from pydantic import BaseModel, ValidationError
 
 RUN_FILE = "run.json"
@@ -88,29 +86,14 @@ def write_record(folder: Path, record: RunRecord) -> None:
     _write(folder / RUN_FILE, record)
 
 
-def write_task(folder: Path, result: TaskResult, outcomes: Outcomes | None) -> None:
-    """Write one task: the rows first, the result that vouches for them last."""
-    rows = folder / TASKS / f"{result.name}.parquet"
-    if outcomes is None:
-        rows.unlink(missing_ok=True)
+def write_task(folder: Path, result: TaskResult, tables: tuple[TaskRows, TaskItems] | None) -> None:
+    """Write one task: its tables first, the result that vouches for them last."""
+    if tables is None:
+        rows_path(folder, result.name).unlink(missing_ok=True)
+        items_path(folder, result.name).unlink(missing_ok=True)
     else:
-        with write_aside(rows) as target:
-            pq.write_table(_table(outcomes), target)
+        write_rows(folder, result.name, *tables)
     _write(folder / TASKS / f"{result.name}.json", result)
-
-
-def _table(outcomes: Outcomes) -> pa.Table:
-    return pa.table(
-        {
-            "query": pa.array(range(len(outcomes.better)), pa.int32()),
-            "better": outcomes.better,
-            "tied": outcomes.tied,
-            "tied_gold": outcomes.tied_gold,
-            "hit_at_1": outcomes.hit_at_1,
-            "top_candidates": pa.array(outcomes.top_candidates, pa.list_(pa.int32())),
-            "top_scores": pa.array(outcomes.top_scores, pa.list_(pa.float32())),
-        }
-    )
 
 
 def _write(path: Path, model: BaseModel) -> None:
@@ -124,7 +107,8 @@ def clear(folder: Path) -> None:
     if record is None:
         return
     results = [folder / TASKS / task.name for task in record.suite_tasks]
-    files = [Path(f"{result}.{kind}") for result in results for kind in ("json", "parquet")]
+    kinds = ("json", "parquet", "items.parquet")
+    files = [Path(f"{result}.{kind}") for result in results for kind in kinds]
     for path in [*files, folder / PLAN_FILE, folder / RUN_FILE]:
         path.unlink(missing_ok=True)
 

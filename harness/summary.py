@@ -67,6 +67,15 @@ class Interval(NamedTuple):
     high: float
 
 
+class Cluster(NamedTuple):
+    """Queries that show one image stand or fall together: `count` clusters of `queries` queries
+    each, `hits` of which are hit (a sum of hit@1, and so maybe a fraction)."""
+
+    queries: int
+    hits: float
+    count: int
+
+
 def wilson(rate: float, trials: int, z: float = 1.959963984540054) -> Interval:
     """Return Wilson's score interval of a rate (which may come from fractional hits), 95 %.
 

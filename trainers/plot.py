@@ -14,8 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from mmeb_harness.axis import Axis, step_axis, value_axis
 from mmeb_harness.files import write_aside
-from mmeb_harness.trainers.axis import Axis, step_axis, value_axis
 from mmeb_harness.trainers.curves import (
     Curves,
     Point,

@@ -1,0 +1,226 @@
+"""What became of each query, and what was shown for it, as it lies beside a task's result.
+
+`tasks/NAME.parquet` holds a row a query, `tasks/NAME.items.parquet` a row an item in the order of
+the task's data. With both, a report shows the query that went wrong, and a sweep finds the stored
+vectors again, without the benchmark's data and without the model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from mmeb_harness.errors import UsageError
+from mmeb_harness.files import write_aside
+from mmeb_harness.gather import Gathered
+from mmeb_harness.score import Outcomes
+from mmeb_harness.summary import Cluster
+from mmeb_harness.taskdata import TaskData
+from numpy.typing import NDArray
+
+INDICES = pa.list_(pa.int32())
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRows:
+    """A row a query (N): its outcome, which items it is about, and its cluster.
+
+    `clusters` (N,) numbers the images of the queries: queries of one number show the same image.
+    `query_items` (N,), `gold_items` and `top_items` point at rows of the items; `top_candidates`
+    are places in the query's own candidate list, best first, with `top_scores`.
+    """
+
+    better: NDArray[np.int32]
+    tied: NDArray[np.int32]
+    tied_gold: NDArray[np.int32]
+    hit_at_1: NDArray[np.float64]
+    top_candidates: Sequence[NDArray[np.int32]]
+    top_scores: Sequence[NDArray[np.float32]]
+    query_items: NDArray[np.int32]
+    gold_items: Sequence[NDArray[np.int32]]
+    top_items: Sequence[NDArray[np.int32]]
+    clusters: NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.hit_at_1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskItems:
+    """The items of a task (M): `keys` of their vectors, what they say and show.
+
+    `images` are absolute paths, or None where there is no image or it lay in memory only;
+    `image_digests` are there for every image.
+    """
+
+    keys: Sequence[bytes]
+    texts: Sequence[str | None]
+    instructions: Sequence[str | None]
+    images: Sequence[str | None]
+    image_digests: Sequence[str | None]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def rows_of(outcomes: Outcomes, data: TaskData, gathered: Gathered) -> TaskRows:
+    """Put the outcomes of a task beside the items they are about."""
+    shown = [gathered.images[item] or f"no image, query {n}" for n, item in enumerate(data.queries)]
+    numbers = {image: number for number, image in enumerate(dict.fromkeys(shown))}
+    return TaskRows(
+        better=outcomes.better,
+        tied=outcomes.tied,
+        tied_gold=outcomes.tied_gold,
+        hit_at_1=outcomes.hit_at_1,
+        top_candidates=outcomes.top_candidates,
+        top_scores=outcomes.top_scores,
+        query_items=data.queries,
+        gold_items=list(data.gold),
+        top_items=[row[top] for row, top in zip(data.candidates, outcomes.top_candidates)],
+        clusters=np.array([numbers[image] for image in shown], dtype=np.int32),
+    )
+
+
+def items_of(data: TaskData, gathered: Gathered) -> TaskItems:
+    """Tell what the items of a task say and show."""
+    paths = [
+        item.image if isinstance(item.image, str | os.PathLike) else None for item in data.items
+    ]
+    return TaskItems(
+        keys=gathered.keys,
+        texts=[item.text for item in data.items],
+        instructions=[item.instruction for item in data.items],
+        images=[None if path is None else str(Path(path).absolute()) for path in paths],
+        image_digests=gathered.images,
+    )
+
+
+def clusters_of(rows: TaskRows) -> tuple[Cluster, ...]:
+    """Count the clusters of queries by their size and hits: all that resampling them needs."""
+    sizes = np.bincount(rows.clusters)
+    hits = np.bincount(rows.clusters, weights=rows.hit_at_1)
+    counts = Counter(zip(sizes.tolist(), np.round(hits, 12).tolist(), strict=True))
+    return tuple(Cluster(size, hit, count) for (size, hit), count in sorted(counts.items()))
+
+
+def rows_path(folder: Path, task: str) -> Path:
+    """Return where a run's folder keeps the rows of a task."""
+    return folder / "tasks" / f"{task}.parquet"
+
+
+def items_path(folder: Path, task: str) -> Path:
+    """Return where a run's folder keeps the items of a task."""
+    return folder / "tasks" / f"{task}.items.parquet"
+
+
+def write_rows(folder: Path, task: str, rows: TaskRows, items: TaskItems) -> None:
+    """Write both tables of a task."""
+    _write(items_path(folder, task), _items_table(items))
+    _write(rows_path(folder, task), _rows_table(rows))
+
+
+def _rows_table(rows: TaskRows) -> pa.Table:
+    return pa.table(
+        {
+            "query": pa.array(range(len(rows)), pa.int32()),
+            "better": rows.better,
+            "tied": rows.tied,
+            "tied_gold": rows.tied_gold,
+            "hit_at_1": rows.hit_at_1,
+            "top_candidates": pa.array(rows.top_candidates, INDICES),
+            "top_scores": pa.array(rows.top_scores, pa.list_(pa.float32())),
+            "query_item": rows.query_items,
+            "gold_items": pa.array(rows.gold_items, INDICES),
+            "top_items": pa.array(rows.top_items, INDICES),
+            "cluster": rows.clusters,
+        }
+    )
+
+
+def _items_table(items: TaskItems) -> pa.Table:
+    return pa.table(
+        {
+            "key": pa.array(items.keys, pa.binary(16)),
+            "text": pa.array(items.texts, pa.string()),
+            "instruction": pa.array(items.instructions, pa.string()),
+            "image": pa.array(items.images, pa.string()),
+            "image_digest": pa.array(items.image_digests, pa.string()),
+        }
+    )
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    with write_aside(path) as target:
+        pq.write_table(table, target, compression="zstd")
+
+
+def read_rows(folder: Path, task: str) -> TaskRows | None:
+    """Read the rows of a task, None where there are none (scores that were imported, or made by
+    a release that did not keep them).
+
+    Raises:
+        UsageError: where the file is damaged.
+    """
+    table = _read(rows_path(folder, task))
+    if table is None or "cluster" not in table.column_names:
+        return None
+    lists = {
+        name: [np.asarray(row) for row in table[name].to_pylist()]
+        for name in ("top_candidates", "top_scores", "gold_items", "top_items")
+    }
+    numbers = {name: table[name].to_numpy() for name in ("better", "tied", "tied_gold", "hit_at_1")}
+    return TaskRows(
+        **numbers,
+        **lists,
+        query_items=table["query_item"].to_numpy(),
+        clusters=table["cluster"].to_numpy(),
+    )
+
+
+class Hits(NamedTuple):
+    """The part of a task's rows that comparing two runs needs: hit@1 and cluster of each query."""
+
+    hit_at_1: NDArray[np.float64]
+    clusters: NDArray[np.int32]
+
+
+def read_hits(folder: Path, task: str) -> Hits | None:
+    """Read hits and clusters alone, None where `read_rows` gives None. Raises UsageError."""
+    table = _read(rows_path(folder, task), columns=["hit_at_1", "cluster"])
+    if table is None:
+        return None
+    return Hits(table["hit_at_1"].to_numpy(), table["cluster"].to_numpy())
+
+
+def read_items(folder: Path, task: str) -> TaskItems | None:
+    """Read the items of a task, None where there are none. Raises UsageError for a damaged file."""
+    table = _read(items_path(folder, task))
+    if table is None:
+        return None
+    return TaskItems(
+        keys=table["key"].to_pylist(),
+        texts=table["text"].to_pylist(),
+        instructions=table["instruction"].to_pylist(),
+        images=table["image"].to_pylist(),
+        image_digests=table["image_digest"].to_pylist(),
+    )
+
+
+def _read(path: Path, columns: list[str] | None = None) -> Any:
+    if not path.exists():
+        return None
+    try:
+        if columns and not set(columns) <= set(pq.read_schema(path).names):
+            return None
+        return pq.read_table(path, columns=columns)
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}): remove it and run again"
+        ) from None
