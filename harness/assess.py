@@ -8,7 +8,7 @@ import numpy as np
 from mmeb_harness.encoder import Vectors
 from mmeb_harness.result import TaskResult
 from mmeb_harness.score import Outcomes, chance, normalised
-from mmeb_harness.summary import wilson
+from mmeb_harness.statistics import task_interval
 from mmeb_harness.task import Task
 from mmeb_harness.taskdata import TaskData
 
@@ -27,12 +27,12 @@ NOTE_WARNINGS = {
 def assess(
     task: Task, data: TaskData, outcomes: Outcomes, vectors: Vectors, facts: dict[str, Any]
 ) -> TaskResult:
-    """Make the result of a scored task; `facts` are the run's own fields of it."""
+    """Make the result of a scored task; `facts` are its other fields, `clusters` among them."""
     count = len(outcomes.hit_at_1)
     score = float(outcomes.hit_at_1.mean())
     expected = chance(data.candidates, data.gold)
     ties = float((outcomes.tied > outcomes.tied_gold).mean())
-    interval = wilson(score, count)
+    interval = task_interval(facts["clusters"])
     lengths = data.candidates.lengths
     warnings = [
         NOTE_WARNINGS[note].format(number)

@@ -102,7 +102,7 @@ def items_of(data: TaskData, gathered: Gathered) -> TaskItems:
     )
 
 
-def clusters_of(rows: TaskRows) -> tuple[Cluster, ...]:
+def clusters_of(rows: TaskRows | Hits) -> tuple[Cluster, ...]:
     """Count the clusters of queries by their size and hits: all that resampling them needs."""
     sizes = np.bincount(rows.clusters)
     hits = np.bincount(rows.clusters, weights=rows.hit_at_1)
@@ -171,17 +171,22 @@ def read_rows(folder: Path, task: str) -> TaskRows | None:
     table = _read(rows_path(folder, task))
     if table is None or "cluster" not in table.column_names:
         return None
-    lists = {
-        name: [np.asarray(row) for row in table[name].to_pylist()]
-        for name in ("top_candidates", "top_scores", "gold_items", "top_items")
-    }
-    numbers = {name: table[name].to_numpy() for name in ("better", "tied", "tied_gold", "hit_at_1")}
     return TaskRows(
-        **numbers,
-        **lists,
+        better=table["better"].to_numpy(),
+        tied=table["tied"].to_numpy(),
+        tied_gold=table["tied_gold"].to_numpy(),
+        hit_at_1=table["hit_at_1"].to_numpy(),
+        top_candidates=_lists(table, "top_candidates"),
+        top_scores=_lists(table, "top_scores"),
         query_items=table["query_item"].to_numpy(),
+        gold_items=_lists(table, "gold_items"),
+        top_items=_lists(table, "top_items"),
         clusters=table["cluster"].to_numpy(),
     )
+
+
+def _lists(table: Any, name: str) -> list[NDArray[Any]]:
+    return [np.asarray(row) for row in table[name].to_pylist()]
 
 
 class Hits(NamedTuple):
@@ -217,9 +222,10 @@ def _read(path: Path, columns: list[str] | None = None) -> Any:
     if not path.exists():
         return None
     try:
-        if columns and not set(columns) <= set(pq.read_schema(path).names):
-            return None
-        return pq.read_table(path, columns=columns)
+        with pq.ParquetFile(path) as file:  # ten times faster than read_table on small tables
+            if columns and not set(columns) <= set(file.schema_arrow.names):
+                return None
+            return file.read(columns=columns, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise UsageError(
             f"{path} cannot be read ({str(error).splitlines()[0]}): remove it and run again"

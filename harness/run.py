@@ -282,8 +282,8 @@ class Job:
             digest=digest_of({"rows": data.digest, "images": open_task.gathered.images_digest}),
         )
         rows = rows_of(outcomes, data, open_task.gathered)
-        result = assess(open_task.task, data, outcomes, vectors, self._result_facts())
-        result = result.model_copy(update={"clusters": clusters_of(rows)})
+        facts = {"clusters": clusters_of(rows), **self._result_facts()}
+        result = assess(open_task.task, data, outcomes, vectors, facts)
         self._done(result, (rows, items_of(data, open_task.gathered)))
 
     @property

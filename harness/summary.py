@@ -68,15 +68,15 @@ class Interval(NamedTuple):
 
 
 class Cluster(NamedTuple):
-    """Queries that show one image stand or fall together: `count` clusters of `queries` queries
+    """Queries that show one image stand or fall together: `number` clusters of `queries` queries
     each, `hits` of which are hit (a sum of hit@1, and so maybe a fraction)."""
 
     queries: int
     hits: float
-    count: int
+    number: int
 
 
-def wilson(rate: float, trials: int, z: float = 1.959963984540054) -> Interval:
+def wilson(rate: float, trials: float, z: float = 1.959963984540054) -> Interval:
     """Return Wilson's score interval of a rate (which may come from fractional hits), 95 %.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical inference",
