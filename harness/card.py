@@ -22,6 +22,9 @@ VECTOR_FIELDS = (
 )  # fmt: skip
 """Fields that decide a vector, beside the weights. `similarity` is the scorer's."""
 
+DEFAULT_SUITE = "mmeb"
+"""Whose tasks training datasets are named after, where no suite is said."""
+
 CARD_FILE = "card.json"
 """The card inside a folder that a trainer wrote."""
 
@@ -53,8 +56,10 @@ class Card(BaseModel):
     (`{"transformers": ">=5.17,<5.24"}`): outside it a run carries a warning. How `prompt`,
     `template` and `image_token` word an item is told by `mmeb_harness.prompt`. `random_weights` is
     a seed from which the weights of the base are drawn, in place of those stored. `asymmetric` says
-    that the same content has another vector as a query than as a candidate. `published` holds the
-    scores in percent (hit@1) that `published_as` names, by meta-task, `ind`, `ood` and `overall`.
+    that the same content has another vector as a query than as a candidate. `training_datasets`
+    names the tasks of MMEB whose training parts were used, and those of another suite as
+    `SUITE/TASK`. `published` holds the scores in percent (hit@1) that `published_as` names, by
+    meta-task, `ind`, `ood` and `overall`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -137,8 +142,10 @@ class Card(BaseModel):
                 f"-M random_weights: {self.name} has an adapter, which is for other weights; name "
                 f"the base itself ({self.family or 'FAMILY'}:{self.base})"
             )
-        if options.get("adapter") is not None:  # the pinned commit is of another one
-            options = {"adapter_revision": None, **options}
+        if options.get("adapter") is not None:  # what is known is of another one
+            options = {"adapter_revision": None, "training_datasets": None, **options}
+        if options.get("random_weights") is not None:
+            options = {"training_datasets": (), **options}
         if options.get("template") is not None:
             options = {"prompt": "template", **options}
         try:
@@ -157,6 +164,17 @@ def _first_problem(error: ValidationError) -> str:
     if not field:
         return str(problem["msg"]).removeprefix("Value error, ")
     return f"-M {field}={problem['input']}: {problem['msg']}"
+
+
+def suite_and_task(dataset: str) -> tuple[str, str]:
+    """Split the name of a training dataset: `VOC2007` is MMEB's, `mini/VOC2007` that of `mini`."""
+    suite, slash, task = dataset.rpartition("/")
+    return (suite, task) if slash else (DEFAULT_SUITE, task)
+
+
+def dataset_name(suite: str, task: str) -> str:
+    """Name a task's training part, as `training_datasets` has it."""
+    return task if suite == DEFAULT_SUITE else f"{suite}/{task}"
 
 
 def write_card(card: Card, folder: Path, *, adapter_of: str | None = None) -> None:

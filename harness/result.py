@@ -70,6 +70,8 @@ class RunRecord(BaseModel):
 
     `encoder` digests the encoder with its stack (the namespace of its vectors); a task's result
     counts only if it carries the same. `reused` counts vectors by the run that computed them.
+    Scores made elsewhere have `imported`, naming their format and files, and `declared`, what those
+    files say of the model.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -108,6 +110,8 @@ class RunRecord(BaseModel):
     computed: int = 0
     reused: Mapping[str, int] = {}
     warnings: tuple[str, ...] = ()
+    imported: str | None = None
+    declared: Mapping[str, str | int | float] = {}
 
     @property
     def settings(self) -> dict[str, Any]:

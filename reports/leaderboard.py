@@ -17,6 +17,13 @@ Kind = Literal["measured", "imported", "paper", "authors", "third-party"]
 """Where scores come from: measured by this harness; brought in by `import`; and of published ones,
 the benchmark's own paper and team, the model's authors (self-reported), or somebody else."""
 
+TITLES = {"ind": "IND", "ood": "OOD", "vqa": "VQA"}
+
+
+def title(key: str) -> str:
+    """Return what the column of an average is called: `IND`, `Overall`, `Grounding`."""
+    return TITLES.get(key) or key[:1].upper() + key[1:]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Column:

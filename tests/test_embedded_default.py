@@ -63,7 +63,7 @@ def test_the_package_holds_weights_card_log_and_recipe() -> None:
     assert np.mean([step["loss"] for step in steps[-50:]]) < steps[0]["loss"] / 4
     card = build_registry().cards["mini-vlm"].thing
     assert set(card.training_datasets) == {
-        name for name, facts in dataset_facts().items() if facts.split == "ind"
+        f"mini/{name}" for name, facts in dataset_facts().items() if facts.split == "ind"
     }
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from mmeb_harness.card import relabel
+from mmeb_harness.card import dataset_name, relabel
 from mmeb_harness.encoder import TrainableEncoder
 from mmeb_harness.engines.workers import in_workers
 from mmeb_harness.errors import EnvironmentFault, TaskError, UsageError
@@ -378,10 +378,11 @@ class Training:
 
     def _trained_on(self) -> dict[str, Any]:
         """Return what the card says of the training data: with the suite's, what was before."""
-        if self.config.data.suite is None:
+        suite = self.config.data.suite
+        if suite is None:
             return {}
         before = getattr(getattr(self.encoder, "card", None), "training_datasets", None) or ()
-        names = (*before, *(subset.name for subset in self.data))
+        names = (*before, *(dataset_name(suite, subset.name) for subset in self.data))
         return {"training_datasets": tuple(dict.fromkeys(names))}
 
     # -- writing down --------------------------------------------------------------------------

@@ -1,0 +1,447 @@
+"""Boards: what stands in which column, who is ranked, who is tied, and how entries are named."""
+
+from __future__ import annotations
+
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from made_runs import ALL, IND, OOD, made_run
+from mmeb_harness.card import Card
+from mmeb_harness.errors import UsageError
+from mmeb_harness.reporter import ReportOptions
+from mmeb_harness.reports import published
+from mmeb_harness.reports.boards import build
+from mmeb_harness.reports.leaderboard import Board, Entry
+from mmeb_harness.result import Run
+from mmeb_harness.statistics import average_interval
+from mmeb_harness.summary import wilson
+
+PLAIN = ReportOptions()
+PUBLISHED = ReportOptions(published=True)
+LEVEL = dict.fromkeys(ALL, 0.5)
+SUITE = ({"name": "cats", "meta_task": "vqa", "split": "ind"},)
+
+
+def board(*runs: Run, options: ReportOptions = PLAIN) -> Board:
+    (made,) = build(runs, options)
+    return made
+
+
+def entry_of(made: Board, name: str) -> Entry:
+    (found,) = [entry for entry in made.entries if entry.name == name]
+    return found
+
+
+def card(**facts: Any) -> Card:
+    return Card(name="model", factory="toy:Toy", **facts)
+
+
+# -- columns and averages ---------------------------------------------------------------------
+
+
+def test_columns_are_averages_and_then_tasks_by_meta_task(tmp_path: Path) -> None:
+    made = board(made_run(tmp_path, LEVEL))
+    averages = [column.key for column in made.columns if column.kind == "average"]
+    assert averages == [
+        "overall", "ind", "ood", "classification", "vqa", "retrieval", "grounding",
+        "seen", "unseen",
+    ]  # fmt: skip
+    tasks = [column for column in made.columns if column.kind == "task"]
+    assert made.columns[len(averages) :] == tuple(tasks)
+    assert sorted(column.key for column in tasks) == sorted(ALL)
+    metas = [column.meta_task for column in tasks]
+    assert metas == sorted(metas, key=averages.index)
+    by_key = {column.key: column for column in made.columns}
+    assert set(by_key["ind"].tasks) == set(IND)
+    assert (by_key["ind"].title, by_key["vqa"].title, by_key["seen"].title) == (
+        "IND",
+        "VQA",
+        "Seen",
+    )
+
+
+def test_averages_are_plain_means_with_the_interval_of_their_clusters(tmp_path: Path) -> None:
+    hits = {name: number / 40 for number, name in enumerate(ALL)}
+    run = made_run(tmp_path, hits, card=card(training_datasets=("GQA", "OVEN", "elsewhere")))
+    scores = board(run).entries[0].scores
+    assert scores["overall"].value == pytest.approx(sum(range(36)) / 40 / 36)
+    assert scores["overall"].interval == pytest.approx(
+        average_interval([run.tasks[name].clusters for name in ALL])
+    )
+    assert scores["ood"].value == pytest.approx(sum(hits[name] for name in OOD) / 16)
+    assert scores["seen"].value == pytest.approx((hits["GQA"] + hits["OVEN"]) / 2)
+    assert scores["unseen"].value == pytest.approx(
+        (sum(hits.values()) - hits["GQA"] - hits["OVEN"]) / 34
+    )
+    assert scores["GQA"].interval == run.tasks["GQA"].ci
+    assert (scores["GQA"].seen, scores["OK-VQA"].seen) == (True, False)
+
+
+@pytest.mark.parametrize(("training", "known"), [(None, set()), ((), {"unseen"}), (ALL, {"seen"})])
+def test_seen_and_unseen_stand_only_where_training_data_is_declared(
+    tmp_path: Path, training: tuple[str, ...] | None, known: set[str]
+) -> None:
+    entry = board(made_run(tmp_path, LEVEL, card=card(training_datasets=training))).entries[0]
+    assert entry.scores.keys() & {"seen", "unseen"} == known
+    seen = {entry.scores[name].seen for name in ALL}
+    assert seen == {None if training is None else bool(training)}
+
+
+def test_a_run_without_single_queries_has_intervals_from_their_number(tmp_path: Path) -> None:
+    hits = {name: number / 40 for number, name in enumerate(ALL)}
+    whole = made_run(tmp_path / "a", hits, model="whole")
+    imported = made_run(
+        tmp_path / "b", hits, model="imported", task={"clusters": (), "ci": None}, imported="v1, x"
+    )
+    bare = made_run(
+        tmp_path / "c", hits, model="bare", task={"clusters": (), "ci": None, "n_queries": 0}
+    )
+    made = board(whole, imported, bare)
+    known, same = entry_of(made, "whole").scores, entry_of(made, "imported").scores
+    for key in ("overall", "ood", "vqa", "GQA"):
+        assert same[key].interval == pytest.approx(known[key].interval, abs=1e-9)
+    assert entry_of(made, "imported").kind == "imported"
+    assert all(score.interval is None for score in entry_of(made, "bare").scores.values())
+
+
+# -- what is incomplete ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["absent", "failed", "nan", "1.5", "-0.5"])
+def test_an_incomplete_entry_has_no_average_over_the_gap_and_no_rank(
+    tmp_path: Path, how: str
+) -> None:
+    hits: dict[str, Any] = {**LEVEL, "GQA": None}
+    if how == "absent":
+        del hits["GQA"]
+    run = made_run(tmp_path / "part", hits, model="part")
+    if how not in ("absent", "failed"):
+        run = made_run(tmp_path / "part", LEVEL, model="part")
+        run.tasks["GQA"].__dict__["score"] = float(how)
+    made = board(run, made_run(tmp_path / "whole", dict.fromkeys(ALL, 0.1), model="whole"))
+    entry = entry_of(made, "part")
+    assert entry.missing == ("GQA",)
+    assert (entry.rank, entry.group, entry.complete) == (None, None, False)
+    assert entry.scores.keys().isdisjoint({"overall", "ood", "vqa", "GQA"})
+    assert {"ind", "retrieval", "OK-VQA"} <= entry.scores.keys()
+    assert set(entry.failed) == (set() if how == "absent" else {"GQA"})
+    assert any("GQA not run" in remark for remark in entry.remarks) == (how == "absent")
+    assert [entry.name for entry in made.entries] == ["whole", "part"]
+    assert entry_of(made, "whole").rank == 1
+
+
+def test_a_limited_run_is_marked_and_never_ranked(tmp_path: Path) -> None:
+    limited = made_run(tmp_path / "a", dict.fromkeys(ALL, 0.9), model="limited", limit=5)
+    made = board(limited, made_run(tmp_path / "b", LEVEL, model="full"))
+    assert [(entry.name, entry.rank) for entry in made.entries] == [("full", 1), ("limited", None)]
+    entry = entry_of(made, "limited")
+    assert entry.limit == 5
+    assert not entry.complete
+    assert entry.scores["overall"].value == pytest.approx(0.9)
+    assert "only the first 5 queries of each task: not ranked" in entry.remarks
+
+
+# -- suites ------------------------------------------------------------------------------------
+
+
+def test_suites_never_mix(tmp_path: Path) -> None:
+    mini = made_run(tmp_path / "mini", LEVEL, model="same", suite="mini")
+    full = made_run(tmp_path / "mmeb", LEVEL, model="same")
+    other = made_run(tmp_path / "cats", {"cats": 0.5}, model="same", suite="a", suite_tasks=SUITE)
+    boards = build([mini, other, full], PUBLISHED)
+    assert [made.suite for made in boards] == ["mmeb", "a", "mini"]
+    runs = {made.suite: [entry.run for entry in made.entries if entry.run] for made in boards}
+    assert runs == {"mmeb": [full], "a": [other], "mini": [mini]}
+    assert [len(made.entries) for made in boards] == [77, 1, 1]
+    assert {entry.kind for made in boards[1:] for entry in made.entries} == {"measured"}
+    keys = [entry.key for made in boards for entry in made.entries]
+    assert len(set(keys)) == len(keys)
+
+
+def test_nothing_to_report_is_an_error() -> None:
+    with pytest.raises(UsageError, match="--published"):
+        build([], PLAIN)
+
+
+def test_a_task_named_like_an_average_is_an_error(tmp_path: Path) -> None:
+    tasks = ({"name": "ood", "meta_task": "vqa", "split": "ind"},)
+    run = made_run(tmp_path, {"ood": 0.5}, suite="a", suite_tasks=tasks)
+    with pytest.raises(UsageError, match="'ood'"):
+        build([run], PLAIN)
+
+
+def test_runs_of_a_suite_that_grew_lack_what_came_later(tmp_path: Path) -> None:
+    grown = ({"name": "dogs", "meta_task": "vqa", "split": "ood"}, *SUITE)
+    old = made_run(tmp_path / "a", {"cats": 0.9}, model="old", suite="a", suite_tasks=SUITE)
+    new = made_run(
+        tmp_path / "b", {"cats": 0.5, "dogs": 0.5}, model="new", suite="a", suite_tasks=grown
+    )
+    made = board(old, new)
+    assert [task.name for task in made.tasks] == ["dogs", "cats"]
+    assert [(entry.name, entry.rank) for entry in made.entries] == [("new", 1), ("old", None)]
+    assert entry_of(made, "old").missing == ("dogs",)
+
+
+# -- published rows ----------------------------------------------------------------------------
+
+
+def test_published_rows_stand_on_a_board_of_their_own_without_runs() -> None:
+    made = board(options=PUBLISHED)
+    assert (made.suite, len(made.entries), made.tasks) == ("mmeb", 76, published.tasks())
+    ranked = [entry for entry in made.entries if entry.rank is not None]
+    assert len(ranked) == 38
+    assert all(len(entry.scores.keys() & set(ALL)) == 36 for entry in ranked)
+    siglip = entry_of(made, "SigLIP")
+    score = siglip.scores["retrieval"]
+    assert (score.value, score.printed) == (pytest.approx(0.44092, abs=1e-5), pytest.approx(0.316))
+    assert siglip.scores["overall"].printed is None
+    assert siglip.remarks[0].startswith("Retrieval is printed as 31.6")
+    assert siglip.scores["GQA"].interval == wilson(siglip.scores["GQA"].value, 1000)
+    assert siglip.source.startswith("TIGER-Lab: paper")
+
+
+def test_printed_averages_stand_alone_and_unranked() -> None:
+    made = board(options=PUBLISHED)
+    entry = entry_of(made, "VLM2Vec Qwen2-VL-7B LoRA, high resolution")
+    assert (entry.rank, len(entry.missing)) == (None, 36)
+    assert entry.scores["overall"].value == pytest.approx(0.658)
+    assert entry.scores["seen"].value == entry.scores["ind"].value
+    low, high = entry.scores["overall"].interval or (0, 0)
+    assert low < 0.658 < high
+    assert high - low < 0.012
+    part = entry_of(made, "UniIR (CLIP_SF)")
+    assert (part.rank, len(part.missing)) == (None, 4)
+    low, high = part.scores["overall"].interval or (0, 0)
+    assert low < part.scores["overall"].value < high
+    assert "unseen" not in part.scores
+    assert part.scores["seen"].value == pytest.approx(
+        sum(part.scores[name].value for name in part.training or ()) / 10
+    )
+
+
+def test_tasks_that_mmeb_has_not_are_said_beside_published_rows(tmp_path: Path) -> None:
+    run = made_run(tmp_path, {"cats": 0.5}, model="other", suite_tasks=SUITE)
+    entry = entry_of(board(run, options=PUBLISHED), "other")
+    assert len(entry.missing) == 36
+    assert "not among the tasks of mmeb: cats" in entry.remarks
+
+
+# -- ranks and ties ----------------------------------------------------------------------------
+
+
+def test_equal_scores_share_a_rank_and_the_next_is_skipped(tmp_path: Path) -> None:
+    rates = {"a": 0.9, "b": 0.5, "c": 0.5, "d": 0.1}
+    runs = [made_run(tmp_path / m, dict.fromkeys(ALL, r), model=m) for m, r in rates.items()]
+    made = board(*runs)
+    assert [(entry.name, entry.rank, entry.group) for entry in made.entries] == [
+        ("a", 1, 1), ("b", 2, 2), ("c", 2, 2), ("d", 4, 3),
+    ]  # fmt: skip
+
+
+def test_a_group_is_led_by_its_best_and_not_by_a_chain(tmp_path: Path) -> None:
+    # 1,000 queries of 36 tasks: two scores about 50 % are told apart from 0.7 points on
+    rates = {"a": 0.510, "b": 0.506, "c": 0.502, "d": 0.498}
+    runs = [made_run(tmp_path / m, dict.fromkeys(ALL, r), model=m) for m, r in rates.items()]
+    assert [(entry.name, entry.group) for entry in board(*runs).entries] == [
+        ("a", 1), ("b", 1), ("c", 2), ("d", 2),
+    ]  # fmt: skip
+
+
+def paired_runs(tmp_path: Path, both: dict[str, Any] | None = None, **changes: Any) -> list[Run]:
+    """Return runs of which one is right where the other is, and on 2 queries of 1,000 more.
+
+    `both` changes both, `changes` the better one.
+    """
+    generator = np.random.default_rng(0)
+    runs: list[dict[str, Any]] = [{}, {}]
+    for name in ALL:
+        hits = generator.random(1000) < 0.5
+        better = hits.copy()
+        better[np.flatnonzero(~hits)[:2]] = True
+        runs[0][name], runs[1][name] = hits.astype(float), better.astype(float)
+    return [
+        made_run(tmp_path / "worse", runs[0], model="worse", rows=True, **(both or {})),
+        made_run(tmp_path / "better", runs[1], model="better", rows=True, **(both or changes)),
+    ]
+
+
+def test_runs_over_the_same_queries_are_compared_query_by_query(tmp_path: Path) -> None:
+    made = board(*paired_runs(tmp_path))
+    assert [(entry.name, entry.group) for entry in made.entries] == [("better", 1), ("worse", 2)]
+
+
+def test_other_data_or_no_rows_are_compared_as_apart(tmp_path: Path) -> None:
+    other = paired_runs(tmp_path / "other", task={"data_digest": "of others"})
+    assert [entry.group for entry in board(*other).entries] == [1, 1]
+    unknown = paired_runs(tmp_path / "unknown", both={"task": {"data_digest": None}})
+    assert [entry.group for entry in board(*unknown).entries] == [1, 1]
+    gone = paired_runs(tmp_path / "gone")
+    (gone[0].output_dir / "tasks/GQA.parquet").unlink()
+    assert [entry.group for entry in board(*gone).entries] == [1, 1]
+
+
+def test_rows_are_read_only_where_the_answer_is_not_plain(tmp_path: Path) -> None:
+    runs = [
+        made_run(tmp_path / str(rate), dict.fromkeys(ALL, rate), model=f"m{rate}", rows=True)
+        for rate in (0.2, 0.5, 0.8)
+    ]
+    (tmp_path / "0.5/tasks/GQA.parquet").write_text("damaged")
+    assert [entry.group for entry in board(*runs).entries] == [1, 2, 3]
+    near = made_run(tmp_path / "near", dict.fromkeys(ALL, 0.501), model="near", rows=True)
+    with pytest.raises(UsageError, match=r"GQA\.parquet cannot be read"):
+        board(*runs, near)
+
+
+def test_an_entry_without_an_interval_is_tied_with_none(tmp_path: Path) -> None:
+    bare = {"clusters": (), "ci": None, "n_queries": 0}
+    runs = [
+        made_run(tmp_path / "a", dict.fromkeys(ALL, 0.501), model="a", task=bare),
+        made_run(tmp_path / "b", LEVEL, model="b"),
+    ]
+    assert [(entry.rank, entry.group) for entry in board(*runs).entries] == [(1, 1), (2, 2)]
+
+
+def test_the_order_of_the_runs_changes_nothing(tmp_path: Path) -> None:
+    generator = random.Random(0)
+    runs = [
+        made_run(
+            tmp_path / f"{number}",
+            {name: generator.choice([0.49, 0.5, 0.51]) for name in ALL[: 36 - number % 3 // 2]},
+            model=generator.choice(["a", "b", "B", "a-2", "<a>", "m" * 1000]),
+            limit=generator.choice([None, None, 7]),
+            overrides=generator.choice([{}, {"pooling": "eos"}]),
+            suite=generator.choice(["mini", "mmeb"]),
+        )
+        for number in range(24)
+    ]
+    made = build(runs, PUBLISHED)
+    for _ in range(3):
+        generator.shuffle(runs)
+        assert build(runs, PUBLISHED) == made
+    names = [(each.suite, entry.name, entry.variant) for each in made for entry in each.entries]
+    assert len(set(names)) == len(names), "two entries cannot be told apart"
+
+
+# -- names -------------------------------------------------------------------------------------
+
+
+def variants_of(*runs: Run) -> dict[str, str]:
+    return {str(e.run.output_dir): e.variant for e in board(*runs).entries if e.run}
+
+
+def test_variants_say_what_was_changed_and_then_what_differs(tmp_path: Path) -> None:
+    def run(folder: str, **record: Any) -> Run:
+        return made_run(tmp_path / folder, {}, **record)
+
+    plain = run("x/a")
+    low = run("x/b", overrides={"image_resolution": "low", "attention": "eager"})
+    assert variants_of(low).popitem()[1] == "attention=eager image_resolution=low"
+    assert set(variants_of(plain, low).values()) == {"", "attention=eager image_resolution=low"}
+    exact = run("x/c", dtype="float32")
+    assert variants_of(plain, exact)[str(tmp_path / "x/c")] == "dtype=float32"
+    again = run("y/a")
+    assert variants_of(plain, again) == {str(tmp_path / "x/a"): "x", str(tmp_path / "y/a"): "y"}
+    assert set(variants_of(plain, run("x/d")).values()) == {"a", "d"}
+    other = run("y/b", model="other")
+    assert set(variants_of(plain, other).values()) == {""}
+
+
+def test_long_values_are_cut_and_the_folder_tells_them_apart(tmp_path: Path) -> None:
+    long = "x" * 100_000
+    runs = [made_run(tmp_path / end, {}, overrides={"template": long + end}) for end in ("a", "b")]
+    found = set(variants_of(*runs).values())
+    assert len(found) == 2
+    assert all(len(variant) < 100 for variant in found)
+
+
+def test_a_folder_given_twice_counts_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    twice = [made_run(tmp_path / "a", LEVEL), made_run(Path("a"), LEVEL)]
+    (entry,) = board(*twice).entries
+    assert entry.variant == ""
+
+
+HOSTILE = (
+    "</script><script>alert(1)</script>",
+    "</SCRIPT><script>alert(1)</script>",
+    "\u202egpj.exe",
+    "",
+    "   ",
+    "模型",
+    "a" * 100_000,
+    "a" * 100_000 + "b",
+    "../../etc/passwd",
+    "7b",
+    '"quoted" & \x00\n',
+)
+
+
+def test_hostile_names_have_safe_keys_and_stay_as_they_are(tmp_path: Path) -> None:
+    runs = [made_run(tmp_path / str(place), {}, model=name) for place, name in enumerate(HOSTILE)]
+    entries = board(*runs, options=PUBLISHED).entries
+    keys = [entry.key for entry in entries]
+    assert len(set(keys)) == len(keys)
+    assert all(re.fullmatch(r"[a-z][a-z0-9-]{0,63}", key) for key in keys)
+    assert {entry.name for entry in entries} >= set(HOSTILE)
+
+
+# -- remarks -----------------------------------------------------------------------------------
+
+
+def test_a_warning_at_all_tasks_is_said_once_with_its_range(tmp_path: Path) -> None:
+    run = made_run(tmp_path, LEVEL, warnings=("of the run",))
+    for place, name in enumerate(ALL):
+        warnings = [f"at chance ({place + 9}.5%)"]
+        if name in ("GQA", "OVEN"):
+            warnings.append("3 rows")
+        run.tasks[name].__dict__["warnings"] = tuple(warnings)
+    assert board(run).entries[0].remarks == (
+        "of the run",
+        "all 36 tasks: at chance (9.5 to 44.5%)",
+        "GQA, OVEN: 3 rows",
+    )
+
+
+def test_many_tasks_of_a_warning_are_counted(tmp_path: Path) -> None:
+    run = made_run(tmp_path, LEVEL)
+    for name in ALL[:5]:
+        run.tasks[name].__dict__["warnings"] = ("odd",)
+    first = ", ".join(ALL[:3])
+    assert board(run).entries[0].remarks == (f"5 of 36 tasks ({first}, ...): odd",)
+
+
+def test_what_was_not_run_and_another_scoring_are_remarks(tmp_path: Path) -> None:
+    run = made_run(tmp_path, {"GQA": 0.5}, scoring="reference")
+    remarks = board(run).entries[0].remarks
+    assert remarks[0].startswith("35 of 36 tasks (ImageNet-1K, ")
+    assert remarks[0].endswith("not run")
+    assert "of tied candidates the first wins" in remarks[2]
+
+
+def test_size_comes_from_the_card_or_the_imported_files(tmp_path: Path) -> None:
+    known = made_run(
+        tmp_path / "a", {}, model="a", card=card(parameters=2_210_000_000, dimension=7)
+    )
+    told = made_run(
+        tmp_path / "b",
+        {},
+        model="b",
+        card=None,
+        declared={"model_size": 2.21, "embedding_dimension": 7, "url": "x"},
+    )
+    silent = made_run(tmp_path / "c", {}, model="c", card=None, declared={"model_size": "2B"})
+    made = board(known, told, silent)
+    assert [(e.parameters, e.dimension) for e in made.entries] == [
+        (pytest.approx(2.21), 7), (pytest.approx(2.21), 7), (None, None),
+    ]  # fmt: skip
+
+
+def test_the_training_data_of_another_suite_is_not_that_of_this(tmp_path: Path) -> None:
+    named = card(training_datasets=("mini/GQA", "OVEN"))
+    entry = board(made_run(tmp_path, LEVEL, card=named)).entries[0]
+    assert {name for name, score in entry.scores.items() if score.seen} == {"OVEN"}
+    assert entry.training == ("OVEN",)
