@@ -1,119 +1,90 @@
-"""The leaderboard on a terminal: tasks by meta-task, splits marked, averages, what is missing."""
+"""The leaderboard on a terminal: a few models by task, many a row each; what is missing, below.
+
+As many models as fit stand side by side with every task and its interval. More than that are read
+down a column: rank, overall, and the averages that the width has room for.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-from mmeb_harness.errors import UsageError
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.result import Run, TaskName, TaskResult
-from rich.box import SIMPLE_HEAD
+from mmeb_harness.reports.boards import build
+from mmeb_harness.reports.leaderboard import Board
+from mmeb_harness.reports.sweeps import sweep_tables
+from mmeb_harness.reports.terminal_models import model_rows
+from mmeb_harness.reports.terminal_tasks import few_fit, task_table
+from mmeb_harness.reports.wording import isolated, legend, published, remarks
+from mmeb_harness.result import Run
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-SPLIT_STYLES = {"ind": "cyan", "ood": "magenta"}
-TITLES = {"vqa": "VQA"}
+NARROWEST = 60
+"""Columns that a table takes at least; a narrower terminal wraps its lines."""
 
-NAME = 28
-"""Characters of a model's name in the table."""
-
-NAMED = 6
-"""Missing tasks are named up to so many, then counted."""
+REMARKS = 12
+"""Lines of remarks below a table."""
 
 
 def render(runs: Sequence[Run], options: ReportOptions) -> str:
     """Render one leaderboard for each suite that the runs are of."""
-    if not runs:
-        raise UsageError("no runs to report")
+    return render_boards(build(runs, options), options)
+
+
+def render_boards(boards: Sequence[Board], options: ReportOptions) -> str:
+    """Render leaderboards one below the other."""
     buffer = io.StringIO()
+    width = max(options.width, NARROWEST)
     console = Console(
         file=buffer,
-        width=options.width,
+        width=width,
         force_terminal=options.color,
+        color_system="auto" if options.color else None,
         no_color=not options.color,
         highlight=False,
     )
-    for suite in dict.fromkeys(run.record.suite for run in runs):
-        of_suite = [run for run in runs if run.record.suite == suite]
-        console.print(_table(suite, of_suite))
-        for line in _remarks(of_suite):
-            console.print(Text(line), soft_wrap=True)
-    return buffer.getvalue()
+    for number, board in enumerate(boards):
+        if number:
+            console.print()
+        _print(console, board, width)
+    text = buffer.getvalue()
+    return text if options.color else "".join(f"{line.rstrip()}\n" for line in text.splitlines())
 
 
-def _table(suite: str, runs: Sequence[Run]) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(Text(f"{suite}  hit@1, %"), no_wrap=True)
-    table.add_column("split", no_wrap=True)
-    for run in runs:
-        table.add_column(Text(_title(run)))
-    tasks = runs[0].record.suite_tasks
-    for meta in dict.fromkeys(task.meta_task for task in tasks):
-        table.add_row(Text(_meta_title(meta), style="bold"))
-        for task in (task for task in tasks if task.meta_task == meta):
-            cells = [_cell(run.tasks.get(task.name)) for run in runs]
-            table.add_row(Text(f"  {task.name}"), _split(task), *cells)
-        table.add_section()
-    for title, averages in _averages(runs):
-        table.add_row(Text(title, style="bold"), "", *map(_average, averages))
-    return table
+def _print(console: Console, board: Board, width: int) -> None:
+    few = len(board.entries) <= few_fit(width)
+    if few:
+        console.print(task_table(board))
+        notes = legend(board, by_letters=False)
+    else:
+        rows = model_rows(board, width)
+        for row in rows.lines:
+            console.print(row, no_wrap=True, overflow="ignore", crop=False)
+        console.print()
+        notes = [*legend(board, by_letters=True), _elsewhere(rows.left_out)]
+    for line in [*notes, *_few_remarks(board, all_entries=few)]:
+        console.print(Text(isolated(line)), soft_wrap=True)
+    for table in sweep_tables(board):
+        console.print()
+        console.print(table)
 
 
-def _title(run: Run) -> str:
-    """Name a run by its model, what was changed of it, and its limit; long paths from the right."""
-    record = run.record
-    model = record.model if len(record.model) <= NAME else "..." + record.model[3 - NAME :]
-    changed = "".join(f" {key}={value}" for key, value in record.overrides.items())
-    limit = "" if record.limit is None else f" (first {record.limit} queries)"
-    return model + changed + limit
+def _elsewhere(left_out: Sequence[str]) -> str:
+    if not left_out:
+        return "single tasks: --format csv, json or html"
+    averages = ", ".join(left_out)
+    return f"{averages}: in a wider terminal (--width); single tasks: --format csv, json or html"
 
 
-def _meta_title(meta: str) -> str:
-    return TITLES.get(meta, meta.capitalize())
-
-
-def _split(task: TaskName) -> Text:
-    return Text(task.split.upper(), style=SPLIT_STYLES[task.split])
-
-
-def _cell(result: TaskResult | None) -> Text:
-    if result is None:
-        return Text("    -", style="dim")
-    if result.score is None:
-        return Text(" failed", style="red")
-    low, high = result.ci or (result.score, result.score)
-    return Text(f"{100 * result.score:5.1f}").append(
-        f"  {100 * low:5.1f}-{100 * high:.1f}", style="dim"
-    )
-
-
-def _averages(runs: Sequence[Run]) -> Iterable[tuple[str, list[float | None]]]:
-    metas = runs[0].meta_tasks
-    for meta in metas:
-        yield _meta_title(meta), [run.meta_tasks.get(meta) for run in runs]
-    yield "IND", [run.ind for run in runs]
-    yield "OOD", [run.ood for run in runs]
-    yield "Overall", [run.overall for run in runs]
-
-
-def _average(value: float | None) -> Text:
-    return Text("    -", style="dim") if value is None else Text(f"{100 * value:5.1f}")
-
-
-def _remarks(runs: Sequence[Run]) -> Iterable[str]:
-    for run in runs:
-        name = run.record.model
-        missing = [task for task in run.summary.missing if task not in run.tasks]
-        if missing:
-            names = f" ({', '.join(missing)})" if len(missing) <= NAMED else ""
-            count = f"{len(missing)} of {len(run.record.suite_tasks)} tasks not run"
-            yield f"{name}: {count}{names}; averages that need them are left out"
-        for result in run.tasks.values():
-            if result.error:
-                yield f"{name}: {result.name} failed: {result.error}"
-            for warning in result.warnings:
-                yield f"{name}: {result.name}: {warning}"
-        for warning in run.record.warnings:
-            yield f"{name}: {warning}"
+def _few_remarks(board: Board, *, all_entries: bool) -> list[str]:
+    """Return the remarks that are worth lines: on published scores only where models are few."""
+    told = [
+        remark
+        for entry in board.entries
+        if all_entries or not published(entry)
+        for remark in remarks(entry)
+    ]
+    rest = sum(len(remarks(entry)) for entry in board.entries) - len(told[:REMARKS])
+    count = f"... and {rest} more" if told else f"{rest} remarks"
+    return [*told[:REMARKS], *([f"{count}: --format json or html"] if rest else [])]

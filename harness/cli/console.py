@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from time import perf_counter
 
+from mmeb_harness.files import write_aside
 from mmeb_harness.forecast import Forecast
 from mmeb_harness.progress import Progress
 from mmeb_harness.registry import Registry
 from mmeb_harness.reporter import ReportOptions
 from mmeb_harness.result import Run, TaskResult
+from mmeb_harness.runfolder import PAGE_FILE
 from rich.console import Console as RichConsole
 from rich.progress import (
     BarColumn,
@@ -27,6 +31,15 @@ from rich.progress import (
 
 PLAIN_SECONDS = 30.0
 """How often a plain log says how far the encoding is."""
+
+WIDTH = 100
+"""Columns of a report that is not for a terminal."""
+
+LINE = "\u2500"
+"""What the lines of tables are drawn with."""
+
+IMAGES = 24
+"""Queries of a task that a report shows with images, where it shows images."""
 
 
 class Console:
@@ -62,7 +75,19 @@ class Console:
 
     def leaderboard(self, registry: Registry, runs: Sequence[Run]) -> None:
         """Print the leaderboard of some runs."""
-        print(render_table(registry, runs))
+        print_document(render_table(registry, runs))
+
+    def page(self, registry: Registry, run: Run) -> None:
+        """Write a run's page into its folder; whatever is wrong with it, the results stand."""
+        path = run.output_dir / PAGE_FILE
+        try:
+            document = render(registry, [run], report_options(format="html", to_file=True))
+            with write_aside(path) as target:
+                target.write_text(document, encoding="utf-8", errors="backslashreplace")
+        except Exception as error:
+            self.say(f"warning: {path} could not be written ({type(error).__name__}: {error})")
+        else:
+            self.say(f"Page: {path}")
 
     def forecast(self, forecast: Forecast, *, as_json: bool) -> None:
         """Print what a run would do."""
@@ -78,14 +103,52 @@ class Console:
             print(f"missing     {task}: {why}")
 
 
-def render_table(registry: Registry, runs: Sequence[Run], format: str = "table") -> str:
-    """Render runs through the reporter that has the format."""
-    reporter = next(o.thing for o in registry.reporters.values() if format in o.thing.formats)
+def render_table(registry: Registry, runs: Sequence[Run]) -> str:
+    """Render the leaderboard of some runs for this terminal."""
+    return render(registry, runs, report_options())
+
+
+def print_document(document: str) -> None:
+    """Print on stdout, with escapes for what its encoding does not have."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        document.encode(encoding)
+    except UnicodeEncodeError:
+        plain = document.replace(LINE, "-").encode(encoding, "backslashreplace")
+        document = plain.decode(encoding)
+    print(document, end="")
+
+
+def render(registry: Registry, runs: Sequence[Run], options: ReportOptions) -> str:
+    """Render runs through the reporter that has the format; the text ends with a line's end."""
+    reporter = next(
+        o.thing for o in registry.reporters.values() if options.format in o.thing.formats
+    )
+    return str(reporter.render(runs, options)).rstrip("\n") + "\n"
+
+
+def report_options(
+    *,
+    format: str = "table",
+    width: int | None = None,
+    published: bool = False,
+    images: int | None = IMAGES,
+    to_file: bool = False,
+) -> ReportOptions:
+    """Tell a reporter how wide and colourful what it is for can be.
+
+    The width is the given one, else the terminal's or COLUMNS, else (in a file too) 100.
+    """
     terminal = RichConsole()
-    color = terminal.is_terminal and terminal.color_system is not None
-    width = terminal.width if terminal.is_terminal else 100
-    options = ReportOptions(format=format, width=width, color=color)
-    return str(reporter.render(runs, options)).rstrip("\n")
+    known = not to_file and (terminal.is_terminal or "COLUMNS" in os.environ)
+    color = not to_file and terminal.is_terminal and terminal.color_system is not None
+    return ReportOptions(
+        format=format,
+        width=width or (terminal.width if known else WIDTH),
+        color=color,
+        published=published,
+        images=images,
+    )
 
 
 def duration(seconds: float) -> str:
