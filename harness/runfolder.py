@@ -16,6 +16,8 @@ from pydantic import BaseModel, ValidationError
 RUN_FILE = "run.json"
 TASKS = "tasks"
 VECTORS = "vectors"
+SWEEP_FILE = "sweep.json"
+PAGE_FILE = "report.html"
 
 SHARED = ("encoder", "suite", "limit", "scoring", "similarity")
 """What a task's result must share with the record to count."""
@@ -109,7 +111,8 @@ def clear(folder: Path) -> None:
     results = [folder / TASKS / task.name for task in record.suite_tasks]
     kinds = ("json", "parquet", "items.parquet")
     files = [Path(f"{result}.{kind}") for result in results for kind in kinds]
-    for path in [*files, folder / PLAN_FILE, folder / RUN_FILE]:
+    others = (SWEEP_FILE, PAGE_FILE, PLAN_FILE, RUN_FILE)
+    for path in [*files, *(folder / name for name in others)]:
         path.unlink(missing_ok=True)
 
 

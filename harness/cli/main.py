@@ -10,7 +10,18 @@ from collections.abc import Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
-from mmeb_harness.cli import cache, data, doctor, embed, listing, report, run, train
+from mmeb_harness.cli import (
+    cache,
+    compare,
+    data,
+    doctor,
+    embed,
+    exchange,
+    listing,
+    report,
+    run,
+    train,
+)
 from mmeb_harness.errors import HarnessError
 
 TRUE = ("1", "true", "yes", "on", "t", "y")
@@ -22,6 +33,7 @@ NO_RESULT: dict[str, dict[str, Any]] = {
         "tasks": {},
     },
     "train": {**dict.fromkeys(("output_dir", "steps", "loss")), "scores": {}},
+    "compare": {"tasks": {}, "averages": {}, "left_out": {}, "conclusion": None},
 }
 """The object that a command's `--json` prints, where there is nothing to report but an error."""
 
@@ -50,6 +62,9 @@ app.command("run")(run.run)
 app.command("embed")(embed.embed)
 app.command("train")(train.train)
 app.command("report")(report.report)
+app.command("compare")(compare.compare)
+app.command("export")(exchange.export_scores)
+app.command("import")(exchange.import_scores)
 app.command("doctor")(doctor.doctor)
 app.command("list")(listing.list_things)
 app.command("show")(listing.show)
