@@ -14,7 +14,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(AT_ONCE) --dist workste
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY)  ## set up, then score an encoder on the embedded suite and print the leaderboard
+demo: $(READY)  ## set up, then score a model on the embedded suite: the leaderboard, and an HTML report
 	$(BIN)/mmeb-harness run
 
 test: $(READY)  ## set up, then run every test but those marked gpu, network or slow

@@ -41,6 +41,13 @@ def value_axis(values: Iterable[float], *, count: int = 4, linear: bool = True) 
     return _linear(low, high, count)
 
 
+def logarithmic_axis(values: Iterable[float]) -> Axis:
+    """Return the logarithmic axis of positive values, however little they spread."""
+    given = list(values) or [1.0]
+    axis = _logarithmic(min(given), max(given))
+    return axis if axis.high > axis.low else _logarithmic(axis.low / 2, axis.high * 2)
+
+
 def step_axis(last: int) -> Axis:
     """Return the axis of steps from 0 to the last one, its ticks at whole numbers."""
     last = max(1, last)

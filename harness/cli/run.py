@@ -108,5 +108,6 @@ def run(
     else:
         console.leaderboard(job.registry, [result])
         console.say(f"Results: {result.output_dir}")
+        console.page(job.registry, result)
     warned = any(task.warnings for task in result.tasks.values()) or result.record.warnings
     return 1 if job.any_failed or (strict and warned) else 0

@@ -1,0 +1,1 @@
+"""What the one-file page shows, as values its templates only have to write down."""

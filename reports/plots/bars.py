@@ -1,0 +1,100 @@
+"""Bars with intervals: one small panel for each average, its best models from the top."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmeb_harness.axis import value_axis
+from mmeb_harness.reports.leaderboard import Board, Column, Entry, Score
+from mmeb_harness.reports.page.text import cut, cut_inside, percent, span
+from mmeb_harness.reports.plots.marks import Frame, Tick
+from mmeb_harness.reports.wording import full_name
+
+SHOWN = 12
+"""Models in a panel: the best of its average."""
+
+WIDTH, LEFT, RIGHT, ROW, TOP, FOOT = 400, 164, 352, 22, 4, 20
+"""Pixels: of the drawing, where bars begin and may end, of a row, and above and below them."""
+
+NAME = 22
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """One model: a bar from the axis to `x`, and its interval in pixels."""
+
+    y: int
+    name: str
+    x: float
+    low: float | None
+    high: float | None
+    value: str
+    own: bool
+    title: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class BarPanel:
+    """The panel of one average; `more` counts the models that are not shown."""
+
+    title: str
+    note: str
+    description: str
+    frame: Frame
+    bars: Sequence[Bar]
+    ticks: Sequence[Tick]
+    more: int
+
+
+def bars_of(board: Board) -> list[BarPanel]:
+    """Draw every average that some model has."""
+    panels = []
+    for column in board.columns:
+        if column.kind != "average":
+            continue
+        scored = [entry for entry in board.entries if column.key in entry.scores]
+        scored = [entry for entry in scored if entry.limit is None]
+        scored.sort(key=lambda entry: -entry.scores[column.key].value)
+        if scored:
+            panels.append(_panel(column, scored))
+    return panels
+
+
+def _panel(column: Column, scored: Sequence[Entry]) -> BarPanel:
+    shown = scored[:SHOWN]
+    height = TOP + ROW * len(shown) + FOOT
+    frame = Frame(width=WIDTH, height=height, left=LEFT, right=RIGHT, top=TOP, bottom=height - FOOT)
+    axis = value_axis([0.0, *(100 * _far(entry.scores[column.key]) for entry in shown)])
+    bars = []
+    for place, entry in enumerate(shown):
+        score = entry.scores[column.key]
+        low, high = score.interval or (None, None)
+        bars.append(
+            Bar(
+                y=TOP + ROW * place,
+                name=cut_inside(full_name(entry), NAME),
+                x=frame.across(axis, 100 * score.value),
+                low=None if low is None else frame.across(axis, 100 * low),
+                high=None if high is None else frame.across(axis, 100 * high),
+                value=percent(score.value),
+                own=entry.run is not None,
+                title=f"{cut(full_name(entry))}: {percent(score.value)} ({span(score.interval)})",
+            )
+        )
+    count = len(column.tasks)
+    note = f"mean of {count} tasks" if count else "mean of the tasks, by each model’s own training"
+    return BarPanel(
+        title=column.title,
+        note=note,
+        description=f"{column.title} of {len(shown)} models: "
+        + ", ".join(f"{bar.name} {bar.value}" for bar in bars[:3]),
+        frame=frame,
+        bars=bars,
+        ticks=frame.ticks_across(axis, lambda tick: f"{tick:g}"),
+        more=len(scored) - len(shown),
+    )
+
+
+def _far(score: Score) -> float:
+    return score.interval[1] if score.interval else score.value
