@@ -64,7 +64,7 @@ def title(page: Any, key: str) -> Any:
 # --- the whole page
 
 
-@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("width", [*WIDTHS, 360])
 def test_it_opens_silently_and_never_scrolls_sideways(
     visit: Callable[..., Any], report: Path, width: int
 ) -> None:
