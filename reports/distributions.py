@@ -71,18 +71,24 @@ def gold_ranks(rows: TaskRows) -> NDArray[np.float64]:
 
 def margins(rows: TaskRows) -> NDArray[np.float64]:
     """Return the gold's score less the best other's, (N,): NaN where either is not in the top."""
-    return np.array([margin(rows, query) for query in range(len(rows))])
+    queries, items = _flat(rows.top_items)
+    golds = _flat(rows.gold_items)
+    is_gold = np.isin(_pairs(queries, items), _pairs(*golds))
+    best = np.full((2, len(rows)), -np.inf)
+    np.maximum.at(best, (is_gold.astype(np.int64), queries), np.concatenate(rows.top_scores))
+    both = np.isfinite(best).all(axis=0)
+    return np.where(both, best[1] - np.where(both, best[0], 0), np.nan)
 
 
-def margin(rows: TaskRows, query: int) -> float:
-    """Return the margin of one query, positive where it is right; NaN where it is not known."""
-    gold = set(rows.gold_items[query].tolist())
-    best = {True: -math.inf, False: -math.inf}
-    pairs = zip(rows.top_items[query].tolist(), rows.top_scores[query].tolist())
-    for item, score in pairs:
-        best[item in gold] = max(best[item in gold], score)
-    difference = best[True] - best[False]
-    return difference if math.isfinite(difference) else math.nan
+def _flat(lists: Sequence[NDArray[np.int32]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the query of each value, and the values, of a list a query."""
+    queries = np.repeat(np.arange(len(lists)), [len(one) for one in lists])
+    return queries, np.concatenate(lists).astype(np.int64)
+
+
+def _pairs(queries: NDArray[np.int64], items: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return a number for each query with an item."""
+    return (queries << 32) + items
 
 
 def rank_bars(ranks: NDArray[np.float64], last: int | None) -> tuple[Bar, ...]:
@@ -154,11 +160,13 @@ def _candidate_texts(rows: TaskRows, items: TaskItems) -> dict[int, str] | None:
 
 
 def spreads_of(
-    runs: Sequence[TaskRows], items: TaskItems, candidates: int | None
+    runs: Sequence[TaskRows],
+    margins: Sequence[NDArray[np.float64]],
+    items: TaskItems,
+    candidates: int | None,
 ) -> tuple[Spread, ...]:
     """Return each run's distributions, the margins of all on one axis."""
-    all_margins = [margins(rows) for rows in runs]
-    known = [values[np.isfinite(values)] for values in all_margins]
+    known = [values[np.isfinite(values)] for values in margins]
     ends = [float(end) for values in known if len(values) for end in (values.min(), values.max())]
     return tuple(
         Spread(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from mmeb_harness.errors import UsageError
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports.distributions import Spread, spreads_of
+from mmeb_harness.reports.distributions import Spread, margins, spreads_of
 from mmeb_harness.reports.naming import variants
 from mmeb_harness.reports.readable import readable
 from mmeb_harness.reports.showing import KINDS, TOP, Kind, Query, Showing, query_of
@@ -186,9 +186,11 @@ def _group(
     states = np.array([_states(one.rows) for one in scored])
     kinds = _kinds(states)
     rows = [one.rows for one in scored]
+    known = [margins(one) for one in rows]
     showing = Showing(items, album)
     queries = tuple(
-        query_of(number, KINDS[kinds[number]], rows, showing) for number in _chosen(kinds, listed)
+        query_of(number, KINDS[kinds[number]], rows, known, showing)
+        for number in _chosen(kinds, listed)
     )
     instructions = {query.item.instruction for query in queries}
     return Group(
@@ -199,7 +201,7 @@ def _group(
         candidates=candidates,
         instruction=instructions.pop() if len(instructions) == 1 else "",
         queries=queries,
-        spreads=spreads_of(rows, items, candidates),
+        spreads=spreads_of(rows, known, items, candidates),
     )
 
 
@@ -214,8 +216,9 @@ def _items(scored: Sequence[_Scored], task: str) -> TaskItems:
             f"{scored[0].run.output_dir} has the rows of {task} and not its items: run it again"
         )
     for one in scored:
-        pointed = (*one.rows.gold_items, *one.rows.top_items, one.rows.query_items)
-        if any(len(row) and not 0 <= row.min() <= row.max() < len(items) for row in pointed):
+        rows = one.rows
+        pointed = np.concatenate([*rows.gold_items, *rows.top_items, rows.query_items])
+        if not 0 <= pointed.min() <= pointed.max() < len(items):
             raise UsageError(
                 f"the rows of {task} in {one.run.output_dir} do not belong to its items: "
                 "run it again"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from mmeb_harness.reporter import ReportOptions
 from mmeb_harness.reports import examples
 from mmeb_harness.reports.boards import build
+from mmeb_harness.reports.examples import Examples
 from mmeb_harness.reports.leaderboard import Board
 from mmeb_harness.reports.page.header import day_of
 from mmeb_harness.reports.page.suite import SuiteView, suite_view
@@ -31,6 +33,9 @@ STYLES = ("palette.css.jinja", "layout.css", "leaderboard.css", "plots.css", "se
 SCRIPTS = ("view.js", "suites.js", "leaderboard.js", "copies.js", "examples.js")
 """Templates that make the one style sheet and the one script, in order."""
 
+BESIDE = 8
+"""Runs of a suite whose answers stand side by side under a query."""
+
 PARTS = (("Leaderboard", ""), ("Plots", "-plots"), ("Tasks", "-tasks"), ("Models", "-models"))
 """Parts of a suite's section, with the end of their ids."""
 
@@ -41,7 +46,7 @@ def render(runs: Sequence[Run], options: ReportOptions) -> str:
 
 
 def render_boards(boards: Sequence[Board], runs: Sequence[Run], options: ReportOptions) -> str:
-    """Render leaderboards as one page, with what lies in the folders of their runs."""
+    """Render leaderboards of runs as one page, with what lies in the folders of the best."""
     from markupsafe import Markup
 
     environment = _environment()
@@ -61,9 +66,25 @@ def render_boards(boards: Sequence[Board], runs: Sequence[Run], options: ReportO
         script=Markup(script),
         suites=suites,
         parts=PARTS,
-        examples=examples.build(runs, options),
+        examples=_examples(boards, options),
     )
     return document.encode("utf-8", "replace").decode()
+
+
+def _examples(boards: Sequence[Board], options: ReportOptions) -> Examples:
+    """Return the queries of the best runs of each board, and say of how many."""
+    measured = [[entry for entry in board.entries if entry.kind == "measured"] for board in boards]
+    best = [entry for entries in measured for entry in entries[:BESIDE]]
+    runs = [entry.run for entry in best if entry.run is not None]
+    names = [f"{entry.name} {entry.variant}".rstrip() for entry in best]
+    found = examples.build(runs, options, names)
+    remarks = [
+        f"queries are shown of the best {BESIDE} of {len(entries)} runs: a report of fewer "
+        "shows the others"
+        for entries in measured
+        if len(entries) > BESIDE
+    ]
+    return replace(found, remarks=(*remarks, *found.remarks))
 
 
 def _title(suites: Sequence[SuiteView]) -> str:

@@ -33,7 +33,7 @@ FEW = 8
 PAGE = 45
 """Rows that a page holds; a table with more goes over several."""
 
-NAME = 56
+NAME = 90
 """Characters of a model's name."""
 
 LAST = ("ind", "ood", "overall")
@@ -65,7 +65,7 @@ ESCAPES = {character: f"\\{character}" for character in "&%$#_{}"} | {
 LETTER = re.compile(r"[ -~\u00c0-\u017f]")
 """Characters that every LaTeX sets: ASCII, and Latin with accents."""
 
-MARKS = {TRAINED: "*", CORRECTED: r"\dag"}
+MARKS = {TRAINED: "*", CORRECTED: r"\dag{}"}
 
 
 def escaped(text: str, length: int = NAME) -> str:

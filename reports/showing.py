@@ -12,10 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mmeb_harness.reports.distributions import margin
+import numpy as np
 from mmeb_harness.reports.readable import readable
 from mmeb_harness.reports.thumbnails import Album
 from mmeb_harness.rows import TaskItems, TaskRows
+from numpy.typing import NDArray
 
 TOP = 5
 """Answers shown of each run."""
@@ -115,7 +116,13 @@ class Showing:
         )
 
 
-def query_of(number: int, kind: Kind, runs: Sequence[TaskRows], showing: Showing) -> Query:
+def query_of(
+    number: int,
+    kind: Kind,
+    runs: Sequence[TaskRows],
+    margins: Sequence[NDArray[np.float64]],
+    showing: Showing,
+) -> Query:
     """Return one query of a task with what became of it in each of the runs (at least one)."""
     rows = runs[0]
     return Query(
@@ -125,19 +132,21 @@ def query_of(number: int, kind: Kind, runs: Sequence[TaskRows], showing: Showing
         gold=tuple(
             showing.item(int(item), CANDIDATE_TEXT) for item in rows.gold_items[number][:TOP]
         ),
-        outcomes=tuple(_outcome(one, number, showing) for one in runs),
+        outcomes=tuple(
+            _outcome(one, number, float(known[number]), showing)
+            for one, known in zip(runs, margins, strict=True)
+        ),
     )
 
 
-def _outcome(rows: TaskRows, query: int, showing: Showing) -> Outcome:
+def _outcome(rows: TaskRows, query: int, margin: float, showing: Showing) -> Outcome:
     hit = float(rows.hit_at_1[query])
-    known = margin(rows, query)
     return Outcome(
         state=STATES[_state(hit)],
         hit_at_1=hit,
         rank=int(rows.better[query]) + 1,
         ties=int(rows.tied[query] - rows.tied_gold[query]),
-        margin=None if math.isnan(known) else known,
+        margin=None if math.isnan(margin) else margin,
         answers=tuple(_answers(rows, query, showing)),
     )
 

@@ -462,7 +462,7 @@ def test_the_best_is_bold_the_second_underlined_and_a_limited_run_neither() -> N
         ("textbf", "75.0"), ("textbf", "66.7"), ("textbf", "70.0"),
     ]  # fmt: skip
     assert r"\underline{84.5}" in tied
-    assert r"\textbf{70.0} & \underline{44.1}\rlap{\textsuperscript{\dag}}" in printed
+    assert r"\textbf{70.0} & \underline{44.1}\rlap{\textsuperscript{\dag{}}}" in printed
     assert "100.0" in limited
     assert "textbf" not in limited + render("latex", LIMITED)
     assert rows.index(r"\midrule", rows.index(limited)) < rows.index(printed)
@@ -725,3 +725,10 @@ def test_a_terminal_that_lacks_letters_gets_escapes(
     print_document("─ 模\n")
     sys.stdout.flush()
     assert capsysbinary.readouterr().out == b"- \\u6a21\n"
+
+
+def test_a_mark_before_a_letter_is_still_a_mark_in_latex() -> None:
+    published = build((), ReportOptions(format="latex", published=True))
+    printed = latex.render_boards(published, ReportOptions(format="latex"))
+    assert re.search(r"\\dag\{\}[a-z]\}", printed), "a corrected score of a group"
+    assert not re.search(r"\\dag[A-Za-z]", printed)

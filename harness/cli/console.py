@@ -116,7 +116,7 @@ def print_document(document: str) -> None:
     except UnicodeEncodeError:
         plain = document.replace(LINE, "-").encode(encoding, "backslashreplace")
         document = plain.decode(encoding)
-    print(document, end="")
+    print(document, end="", flush=True)
 
 
 def render(registry: Registry, runs: Sequence[Run], options: ReportOptions) -> str:

@@ -82,7 +82,11 @@ def _expanded(files: Sequence[Path]) -> list[Path]:
     """Put the score files of a folder in its place."""
     expanded: list[Path] = []
     for path in files:
-        inside = sorted(path.glob(f"*{SCORE_FILE}")) if path.is_dir() else [path]
+        inside = [path]
+        if path.is_dir():  # as it is, or as `export` leaves it within a run's folder
+            folders = (path, path / "mmeb-v1")
+            found = (sorted(folder.glob(f"*{SCORE_FILE}")) for folder in folders)
+            inside = next(filter(None, found), [])
         if not inside:
             raise UsageError(f"{path} is a folder without any *{SCORE_FILE}: name the files")
         expanded += inside
