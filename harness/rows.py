@@ -225,7 +225,9 @@ def _read(path: Path, columns: list[str] | None = None) -> Any:
     if not path.exists():
         return None
     try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:  # ten times faster than read_table on small tables
+        with pq.ParquetFile(
+            path, pre_buffer=False
+        ) as file:  # ten times faster than read_table on small tables
             if columns and not set(columns) <= set(file.schema.names):
                 return None
             return file.read(columns=columns, use_threads=False)

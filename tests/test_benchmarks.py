@@ -56,6 +56,17 @@ def test_memory_is_told_for_every_batch_size() -> None:
     assert int(cells[1][4]) > 2 * int(cells[0][4])  # pixels grow with the batch
 
 
+@pytest.mark.thorough
+def test_a_page_of_models_is_made_and_timed() -> None:
+    command = [sys.executable, str(BENCHMARKS / "report_size.py"), "--models", "2", "--rounds", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.partition(":")[0] for line in lines[:2]] == ["1 models", "2 models"]
+    assert lines[2].startswith("ratio ")
+    assert lines[3].startswith("sort: ")
+
+
 def test_every_benchmark_has_its_place_in_the_overview() -> None:
     overview = (BENCHMARKS / "README.md").read_text()
     results = (BENCHMARKS / "RESULTS.md").read_text()

@@ -22,6 +22,8 @@ from mmeb_harness.trainer import TrainingProgress
 from safetensors import SafetensorError
 from toy_training import Heard, Toy, checkpoints, numbers, toy, train_toy, weights
 
+pytestmark = pytest.mark.thorough
+
 ITEM = mh.Item(text="what is the 3rd thing")
 
 

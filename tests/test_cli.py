@@ -134,6 +134,7 @@ def test_a_model_of_another_family_is_refused_by_name(command: Command, goldens:
     assert "'clip'" in error_line(outcome, 2)
 
 
+@pytest.mark.thorough
 def test_broken_weights_are_status_3(command: Command, goldens: Path, tmp_path: Path) -> None:
     import shutil
 

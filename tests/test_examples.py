@@ -34,6 +34,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 from training_parts import load
 
+pytestmark = pytest.mark.thorough
+
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 RECIPES = sorted(path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.yaml"))

@@ -160,6 +160,7 @@ def test_rows_are_chosen_without_copying_the_table(tmp_path: Path) -> None:
     assert queries(pickle.loads(pickle.dumps(pairs[2:4]))) == ["q2", "q3"]
 
 
+@pytest.mark.thorough
 def test_many_rows_are_no_objects_until_they_are_asked_for(tmp_path: Path) -> None:
     count = 200_000
     numbers = pa.array(range(count)).cast(pa.string())
@@ -438,6 +439,7 @@ def test_the_paths_that_are_tried_are_spread_over_the_chosen_rows(tmp_path: Path
 # -- wording ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_an_image_without_a_placeholder_is_worded_as_with_one(
     tmp_path: Path, tiny_qwen: Callable[..., Any], goldens: Path
 ) -> None:

@@ -291,6 +291,7 @@ for mask in (0x01, 0x80):
 """
 
 
+@pytest.mark.thorough
 def test_no_flipped_byte_anywhere_gives_a_wrong_vector_or_an_end(tmp_path: Path) -> None:
     """In a process of its own: a damaged Arrow file can end the process that maps it."""
     whole = written(tmp_path, [1, 2, 3]).read_bytes()

@@ -169,6 +169,7 @@ def test_every_hit_and_score_is_that_of_the_reference(
             assert_close(row["top_scores"], np.sort(scores)[::-1][:10], tolerance)
 
 
+@pytest.mark.thorough
 def test_bfloat16_is_near_the_reference_and_chooses_alike_where_the_margin_is_wide(
     qwen: Callable[..., Any], goldens: Path, golden_items: Items, tmp_path: Path
 ) -> None:

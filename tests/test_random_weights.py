@@ -18,6 +18,8 @@ from mmeb_harness.files import FileIndex
 from mmeb_harness.subject import subject_from_object
 from training_parts import GOLDENS, picture
 
+pytestmark = pytest.mark.thorough
+
 STORED = GOLDENS / "models/tiny-qwen2vl"
 ITEMS = [
     mh.Item(text="a cat"),

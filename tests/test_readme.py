@@ -12,6 +12,7 @@ from mmeb_harness.cli.main import _run
 README = Path(__file__).parent.parent / "README.md"
 
 
+@pytest.mark.thorough
 def test_the_first_snippet_runs(capsys: pytest.CaptureFixture[str]) -> None:
     snippet = re.search(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
     assert snippet is not None

@@ -224,6 +224,7 @@ def test_an_unknown_model_points_at_the_plugins_that_are_broken(
 # -- doubled names ---------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_two_distributions_with_one_model_name_are_an_error_naming_both(
     site: Path, install_plugin: Install
 ) -> None:

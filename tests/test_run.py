@@ -602,6 +602,7 @@ def test_batches_stay_within_the_token_budget(data: Path, tmp_path: Path) -> Non
     assert sorted(map(content_of, small.seen)) == sorted(map(content_of, large.seen))
 
 
+@pytest.mark.thorough
 def test_worker_processes_give_the_same_vectors(
     data: Path, tmp_path: Path, stored_vectors: Stored
 ) -> None:

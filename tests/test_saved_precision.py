@@ -17,6 +17,8 @@ from mmeb_harness.trainers.train import train
 from safetensors.torch import load_file, save_file
 from training_parts import config, golden_subsets, load
 
+pytestmark = pytest.mark.thorough
+
 LAST, STEPS = "training/step-000002", 2
 
 

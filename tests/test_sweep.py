@@ -24,6 +24,8 @@ from mmeb_harness.statistics import average_interval
 from mmeb_harness.sweep import Sweep, SweepPoint, make_sweep, read_sweep
 from numpy.typing import NDArray
 
+pytestmark = pytest.mark.thorough
+
 FULL = 24
 TASKS = ("OK-VQA", "GQA")
 

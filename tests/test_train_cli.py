@@ -236,6 +236,7 @@ def test_of_several_processes_the_first_one_speaks(
     assert "score it" in command("train", "mine.yaml")[1]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_training_says_that_the_same_command_goes_on(
     site: Path, tmp_path: Path, number: signal.Signals

@@ -262,6 +262,7 @@ def test_a_loss_over_decades_is_shown_logarithmically_and_nothing_else_is(tmp_pa
     assert [value for _, value in rate] == pytest.approx(losses, abs=0.01)
 
 
+@pytest.mark.thorough
 def test_a_long_training_is_a_small_file_that_hides_no_spike(tmp_path: Path) -> None:
     source = random.Random(0)
     losses = [2 + source.random() for _ in range(100_000)]

@@ -284,6 +284,7 @@ def test_what_is_scored_when_may_change_on_the_way(site: Path) -> None:
     assert (run["tasks"], run["limit"]) == (["GQA"], 1)
 
 
+@pytest.mark.thorough
 def test_scores_that_a_stop_came_before_are_made_up_for(site: Path) -> None:
     mh.train(given(run={**given()["run"], "output_dir": "whole"}, evaluation=SCORED))
     expected = log_lines(site / "whole", "evaluation")

@@ -35,6 +35,8 @@ from toy_training import (
 )
 from training_parts import picture
 
+pytestmark = pytest.mark.thorough
+
 LOSS, NORM = 1, 2
 """Where they stand in `numbers`."""
 
