@@ -62,7 +62,7 @@ class Card(BaseModel):
     meta-task, `ind`, `ood` and `overall`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     factory: str
@@ -97,8 +97,8 @@ class Card(BaseModel):
     request_extra: Mapping[str, Any] | None = None
     concurrency: int | None = Field(None, gt=0)
 
-    dimension: int | None = None
-    parameters: int | None = None
+    dimension: int | None = Field(None, gt=0)
+    parameters: int | None = Field(None, ge=0)
     licence: str | None = None
     training_datasets: tuple[str, ...] | None = None
     requires: tuple[str, ...] = ()

@@ -158,7 +158,7 @@ def _pair(name: str, a: Run, b: Run) -> _Pair | str:
     for letter, found, result in zip("AB", hits, (left, right), strict=True):
         if found is None:
             return f"{letter} keeps no rows of single queries (imported, or of an older release)"
-        if not _fits(found, result):
+        if not fits(found, result):
             return f"the rows of {letter} do not give its score: run it again"
     one, other = (found for found in hits if found is not None)
     if not _same_grouping(one.clusters, other.clusters):
@@ -166,7 +166,7 @@ def _pair(name: str, a: Run, b: Run) -> _Pair | str:
     return _Pair(name, (float(one.hit_at_1.mean()), float(other.hit_at_1.mean())), one, other)
 
 
-def _fits(hits: Hits, result: TaskResult) -> bool:
+def fits(hits: Hits, result: TaskResult) -> bool:
     """Tell whether a task's rows are those of its result."""
     if len(hits.hit_at_1) != result.n_queries or result.n_queries == 0 or result.score is None:
         return False

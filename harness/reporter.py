@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mmeb_harness.errors import HarnessError
 from mmeb_harness.loading import load_object
 from mmeb_harness.result import Run
 
@@ -35,7 +36,25 @@ class Reporter:
     factory: str
     summary: str = ""
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.factory, str):
+            raise TypeError(
+                f"reporter {self.name}: the factory is a dotted path, 'package.module:render'"
+            )
+
     def render(self, runs: Sequence[Run], options: ReportOptions) -> str:
         """Return the document as text."""
-        document: str = load_object(self.factory)(runs, options)
+        try:
+            document = load_object(self.factory)(runs, options)
+        except (HarnessError, OSError):
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise HarnessError(
+                f"the reporter {self.name} ({self.factory}) failed: {what}"
+            ) from error
+        if not isinstance(document, str):
+            raise HarnessError(
+                f"the reporter {self.name} gave {type(document).__name__}, not a text"
+            )
         return document

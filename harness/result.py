@@ -13,9 +13,12 @@ from typing import Any, Literal
 from mmeb_harness.card import Card
 from mmeb_harness.summary import Cluster, Summary, summarise
 from mmeb_harness.task import MetaTask, Split
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 SCHEMA_VERSION = 1
+
+ROUNDING = 1e-9
+"""How far a score may be from what its clusters give."""
 
 
 class TaskName(BaseModel):
@@ -35,7 +38,7 @@ class TaskResult(BaseModel):
     single queries are not known, as in scores that were imported.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     schema_version: int = SCHEMA_VERSION
     name: str
@@ -64,6 +67,20 @@ class TaskResult(BaseModel):
     notes: Mapping[str, int] = {}
     warnings: tuple[str, ...] = ()
 
+    @model_validator(mode="after")
+    def _fits_together(self) -> TaskResult:
+        low, high = self.ci or (0.0, 1.0)
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"{low} to {high} is no interval of fractions")
+        if any(not (0 <= one.hits <= one.queries and one.number > 0) for one in self.clusters):
+            raise ValueError("its clusters are not of queries and their hits")
+        if self.clusters and self.score is not None:
+            queries = sum(one.queries * one.number for one in self.clusters)
+            hits = sum(one.hits * one.number for one in self.clusters)
+            if queries != self.n_queries or abs(hits - self.score * queries) > ROUNDING * queries:
+                raise ValueError("its clusters do not give its score")
+        return self
+
 
 class RunRecord(BaseModel):
     """One encoder over some tasks: everything that could change a number.
@@ -74,7 +91,7 @@ class RunRecord(BaseModel):
     files say of the model.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
     schema_version: int = SCHEMA_VERSION
     model: str

@@ -28,6 +28,27 @@ from numpy.typing import NDArray
 
 INDICES = pa.list_(pa.int32())
 
+ROWS = pa.schema(
+    {
+        **dict.fromkeys(("query", "better", "tied", "tied_gold"), pa.int32()),
+        "hit_at_1": pa.float64(),
+        "top_candidates": INDICES,
+        "top_scores": pa.list_(pa.float32()),
+        "query_item": pa.int32(),
+        **dict.fromkeys(("gold_items", "top_items"), INDICES),
+        "cluster": pa.int32(),
+    }
+)
+"""A row a query. Nothing is null, and no list is empty."""
+
+ITEMS = pa.schema(
+    {
+        "key": pa.binary(16),
+        **dict.fromkeys(("text", "instruction", "image", "image_digest"), pa.string()),
+    }
+)
+"""A row an item."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TaskRows:
@@ -169,8 +190,8 @@ def read_rows(folder: Path, task: str) -> TaskRows | None:
     Raises:
         UsageError: where the file is damaged.
     """
-    table = _read(rows_path(folder, task))
-    if table is None or "cluster" not in table.column_names:
+    table = _read(rows_path(folder, task), ROWS)
+    if table is None:
         return None
     return TaskRows(
         better=table["better"].to_numpy(),
@@ -192,6 +213,9 @@ def _lists(table: Any, name: str) -> list[NDArray[Any]]:
     return [values[start:stop] for start, stop in pairwise(ends.tolist())]
 
 
+HITS = pa.schema([ROWS.field(name) for name in ("hit_at_1", "cluster")])
+
+
 class Hits(NamedTuple):
     """The part of a task's rows that comparing two runs needs: hit@1 and cluster of each query."""
 
@@ -201,7 +225,7 @@ class Hits(NamedTuple):
 
 def read_hits(folder: Path, task: str) -> Hits | None:
     """Read hits and clusters alone, None where `read_rows` gives None. Raises UsageError."""
-    table = _read(rows_path(folder, task), columns=["hit_at_1", "cluster"])
+    table = _read(rows_path(folder, task), HITS)
     if table is None:
         return None
     return Hits(table["hit_at_1"].to_numpy(), table["cluster"].to_numpy())
@@ -209,7 +233,7 @@ def read_hits(folder: Path, task: str) -> Hits | None:
 
 def read_items(folder: Path, task: str) -> TaskItems | None:
     """Read the items of a task, None where there are none. Raises UsageError for a damaged file."""
-    table = _read(items_path(folder, task))
+    table = _read(items_path(folder, task), ITEMS)
     if table is None:
         return None
     return TaskItems(
@@ -221,17 +245,40 @@ def read_items(folder: Path, task: str) -> TaskItems | None:
     )
 
 
-def _read(path: Path, columns: list[str] | None = None) -> Any:
+def _read(path: Path, schema: pa.Schema) -> Any:
+    """Read columns; None where the file, or the newest of them, is not there."""
     if not path.exists():
         return None
     try:
-        with pq.ParquetFile(
-            path, pre_buffer=False
-        ) as file:  # ten times faster than read_table on small tables
-            if columns and not set(columns) <= set(file.schema.names):
-                return None
-            return file.read(columns=columns, use_threads=False)
-    except (OSError, pa.ArrowException) as error:
+        if not path.is_file():
+            raise ValueError("it is not a file")
+        with pq.ParquetFile(path, pre_buffer=False) as file:  # sooner, on small tables
+            if schema.names[-1] not in file.schema.names and "cluster" in schema.names:
+                return None  # a release before clusters were kept
+            table = file.read(columns=schema.names, use_threads=False)
+        _check(table, schema)
+        return table
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise UsageError(
             f"{path} cannot be read ({str(error).splitlines()[0]}): remove it and run again"
         ) from None
+
+
+def _check(table: pa.Table, schema: pa.Schema) -> None:
+    for field in schema:
+        if field.name not in table.column_names:
+            raise ValueError(f"it has no column {field.name}")
+        column = table[field.name]
+        if column.type != field.type:
+            raise ValueError(f"its column {field.name} is {column.type}, not {field.type}")
+        if schema is ITEMS and field.name != "key":
+            continue
+        if column.null_count:
+            raise ValueError(f"its column {field.name} has gaps")
+        if pa.types.is_list(field.type) and _has_empty(column):
+            raise ValueError(f"its column {field.name} has empty lists")
+
+
+def _has_empty(column: Any) -> bool:
+    offsets = column.combine_chunks().offsets.to_numpy()
+    return bool((np.diff(offsets) == 0).any())

@@ -9,8 +9,9 @@ from typing import TypeVar
 from mmeb_harness.errors import UsageError
 from mmeb_harness.files import write_aside
 from mmeb_harness.plan import PLAN_FILE
-from mmeb_harness.result import SCHEMA_VERSION, Run, RunRecord, TaskResult
+from mmeb_harness.result import SCHEMA_VERSION, Run, RunRecord, TaskName, TaskResult
 from mmeb_harness.rows import TaskItems, TaskRows, items_path, rows_path, write_rows
+from mmeb_harness.task import FILE_NAME
 from pydantic import BaseModel, ValidationError
 
 RUN_FILE = "run.json"
@@ -18,6 +19,9 @@ TASKS = "tasks"
 VECTORS = "vectors"
 SWEEP_FILE = "sweep.json"
 PAGE_FILE = "report.html"
+
+LONGEST = 200
+"""Characters of a task's name that names files."""
 
 SHARED = ("encoder", "suite", "limit", "scoring", "similarity")
 """What a task's result must share with the record to count."""
@@ -39,11 +43,17 @@ def read_record(folder: Path) -> RunRecord | None:
     path = folder / RUN_FILE
     if not path.exists():
         return None
-    return _read(path, RunRecord)
+    record = _read(path, RunRecord)
+    for task in record.suite_tasks:
+        if not FILE_NAME.fullmatch(task.name) or len(task.name) > LONGEST:
+            raise UsageError(f"{path} names a task {task.name[:80]!r}: that cannot name files")
+    return record
 
 
 def _read(path: Path, kind: type[Model]) -> Model:
     try:
+        if not path.is_file():
+            raise ValueError("it is not a file")
         model = kind.model_validate_json(path.read_bytes())
     except (OSError, ValidationError, ValueError) as error:
         raise UsageError(
@@ -73,6 +83,11 @@ def read_tasks(folder: Path, record: RunRecord) -> dict[str, TaskResult]:
         path = folder / TASKS / f"{task.name}.json"
         if path.exists():
             result = _read(path, TaskResult)
+            named = TaskName(name=result.name, meta_task=result.meta_task, split=result.split)
+            if named != task:
+                raise UsageError(
+                    f"{path} holds the result of another task ({result.name}): remove it"
+                )
             if all(getattr(result, name) == getattr(record, name) for name in SHARED):
                 found[task.name] = result
     return found

@@ -27,7 +27,7 @@ from mmeb_harness.score import Scoring, Similarity, score_task
 from mmeb_harness.statistics import average_interval
 from mmeb_harness.summary import Cluster, Interval, summarise
 from mmeb_harness.taskdata import TaskData
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 __all__ = ["SWEEP_FILE", "Precision", "Sweep", "SweepPoint", "make_sweep", "read_sweep"]
 
@@ -41,9 +41,9 @@ class SweepPoint(BaseModel):
     for each of the others (`overall`, `ind`, `ood`).
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)
 
-    dimension: int
+    dimension: int = Field(gt=0)
     precision: Precision
     bytes_per_million: int
     tasks: Mapping[str, float]

@@ -12,6 +12,7 @@ from typing import Any
 from mmeb_harness.errors import UsageError
 from mmeb_harness.reporter import ReportOptions
 from mmeb_harness.reports import published
+from mmeb_harness.reports.datasets import of_fewer_queries, of_other_data
 from mmeb_harness.reports.entries import row_entry, run_entry
 from mmeb_harness.reports.leaderboard import Board, Column, Entry, title
 from mmeb_harness.reports.naming import keys, variants
@@ -40,9 +41,11 @@ def build(runs: Sequence[Run], options: ReportOptions) -> list[Board]:
     for suite in sorted(suites, key=lambda suite: (suite != PUBLISHED_SUITE, suite)):
         of_suite = [run for run in runs if run.record.suite == suite]
         of_suite_rows = rows if suite == PUBLISHED_SUITE else ()
-        tasks = published.tasks() if of_suite_rows else _tasks(of_suite)
+        tasks = published.tasks() if suite == PUBLISHED_SUITE else _tasks(of_suite)
         columns = _columns(suite, tasks)
         entries = [run_entry(run, named[id(run)], columns) for run in of_suite]
+        known = published.QUERIES if of_suite_rows else 0
+        entries = of_fewer_queries(of_other_data(entries), known)
         entries += [row_entry(row, columns) for row in of_suite_rows]
         boards.append(Board(suite=suite, tasks=tasks, columns=columns, entries=ranked(entries)))
     return _with_keys(boards)

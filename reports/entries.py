@@ -55,7 +55,7 @@ def run_entry(run: Run, variant: str, columns: Sequence[Column]) -> Entry:
         parameters=_parameters(record),
         dimension=_dimension(record),
         training=training,
-        remarks=(*run_remarks(run, missing), *foreign),
+        remarks=(*run_remarks(run, missing, len(names)), *foreign),
         run=run,
     )
 

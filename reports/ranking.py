@@ -14,9 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
+from mmeb_harness.comparison import fits
 from mmeb_harness.reports.leaderboard import Entry
 from mmeb_harness.result import Run
 from mmeb_harness.rows import Hits, read_hits
@@ -28,7 +28,7 @@ DIGITS = 9
 OVERALL = "overall"
 
 Rows = Sequence[Hits]
-ReadRows = Callable[[Path, tuple[str, ...]], Rows | None]
+ReadRows = Callable[[Run], Rows | None]
 
 
 def ranked(entries: Iterable[Entry]) -> list[Entry]:
@@ -79,7 +79,7 @@ def _ranks(entries: Sequence[Entry]) -> list[int]:
 
 
 def _groups(entries: Sequence[Entry]) -> list[int]:
-    rows_of = cache(_rows)  # for this board only: files change
+    rows_of = _reader()
     groups = [0] * len(entries)
     number = 0
     for place, leader in enumerate(entries):
@@ -107,8 +107,7 @@ def _told_apart(a: Entry, b: Entry, rows_of: ReadRows) -> bool:
     if above.value - below.value > reach:  # even if their errors were opposite
         return True
     if high.run is not None and low.run is not None and _same_data(high.run, low.run):
-        names = tuple(high.run.tasks)
-        rows = rows_of(high.run.output_dir, names), rows_of(low.run.output_dir, names)
+        rows = rows_of(high.run), rows_of(low.run)
         if rows[0] is not None and rows[1] is not None:
             low_end, high_end = paired_difference(rows[0], rows[1]).interval
             return not low_end <= 0 <= high_end
@@ -125,16 +124,29 @@ def _same_data(a: Run, b: Run) -> bool:
     )
 
 
-def _rows(folder: Path, names: tuple[str, ...]) -> Rows | None:
-    """Read what became of each query, None where that is not kept for all of these tasks.
+def _reader() -> ReadRows:
+    """Return what reads a run's rows once: for one board only, since files change."""
+    known: dict[Path, Rows | None] = {}
+
+    def read(run: Run) -> Rows | None:
+        if run.output_dir not in known:
+            known[run.output_dir] = _rows(run)
+        return known[run.output_dir]
+
+    return read
+
+
+def _rows(run: Run) -> Rows | None:
+    """Read what became of each query, by the names of tasks in order; None where that is not kept
+    for all of them, or is not what their results say.
 
     Raises:
         UsageError: for a damaged table.
     """
     rows = []
-    for name in names:
-        hits = read_hits(folder, name)
-        if hits is None:
+    for name, result in sorted(run.tasks.items()):
+        hits = read_hits(run.output_dir, name)
+        if hits is None or not fits(hits, result):
             return None
         rows.append(hits)
     return rows

@@ -23,15 +23,16 @@ SCORINGS = {
 NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
-def run_remarks(run: Run, missing: Collection[str]) -> list[str]:
-    """Return the remarks on a run; `missing` are the tasks of the suite without a score."""
+def run_remarks(run: Run, missing: Collection[str], count: int) -> list[str]:
+    """Return the remarks on a run; `missing` are those of the suite's `count` tasks that have no
+    score."""
     record = run.record
     not_run = [name for name in missing if name not in run.tasks]
     remarks = []
     if record.limit is not None:
         remarks.append(f"only the first {record.limit} queries of each task: not ranked")
     if not_run:
-        remarks.append(f"{_tasks(not_run, len(record.suite_tasks))} not run")
+        remarks.append(f"{some_of(not_run, count)} not run")
     if missing:
         remarks.append("averages that need a missing task are left out")
     if record.scoring in SCORINGS:
@@ -47,12 +48,13 @@ def task_remarks(warnings: Mapping[str, Sequence[str]]) -> list[str]:
         for text in texts:
             kinds.setdefault(NUMBER.sub("0", text), {})[name] = text
     return [
-        f"{_tasks(list(found), len(warnings))}: {_ranged(list(found.values()))}"
+        f"{some_of(list(found), len(warnings))}: {_ranged(list(found.values()))}"
         for found in kinds.values()
     ]
 
 
-def _tasks(names: Sequence[str], of: int) -> str:
+def some_of(names: Sequence[str], of: int) -> str:
+    """Name tasks if they are few, else count them."""
     if len(names) == of > 1:
         return f"all {of} tasks"
     if len(names) <= NAMED:

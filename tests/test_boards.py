@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from made_runs import ALL, IND, OOD, made_run
 from mmeb_harness.card import Card
@@ -15,10 +17,11 @@ from mmeb_harness.errors import UsageError
 from mmeb_harness.reporter import ReportOptions
 from mmeb_harness.reports import published
 from mmeb_harness.reports.boards import build
-from mmeb_harness.reports.leaderboard import Board, Entry
+from mmeb_harness.reports.leaderboard import Board, Entry, Score
 from mmeb_harness.result import Run
-from mmeb_harness.statistics import average_interval
-from mmeb_harness.summary import wilson
+from mmeb_harness.rows import rows_path
+from mmeb_harness.statistics import average_interval, task_interval
+from mmeb_harness.summary import Cluster, wilson
 
 PLAIN = ReportOptions()
 PUBLISHED = ReportOptions(published=True)
@@ -445,3 +448,75 @@ def test_the_training_data_of_another_suite_is_not_that_of_this(tmp_path: Path) 
     entry = board(made_run(tmp_path, LEVEL, card=named)).entries[0]
     assert {name for name, score in entry.scores.items() if score.seen} == {"OVEN"}
     assert entry.training == ("OVEN",)
+
+
+def test_a_run_over_fewer_queries_is_not_ranked_beside_others(tmp_path: Path) -> None:
+    whole = made_run(tmp_path / "a", LEVEL, model="whole")
+    few = made_run(tmp_path / "b", {**LEVEL, "GQA": [1.0] * 10}, model="few")
+    made = board(whole, few)
+    assert entry_of(made, "whole").rank == 1
+    assert entry_of(made, "few").rank is None
+    assert entry_of(made, "few").remarks[0] == (
+        "GQA: fewer queries than others have (10 of 1,000 of GQA): not ranked"
+    )
+
+
+def test_an_import_over_fewer_queries_than_published_is_not_ranked(tmp_path: Path) -> None:
+    perfect = dict.fromkeys(ALL, [1.0] * 10)
+    few = made_run(tmp_path, perfect, model="ten", task={"clusters": ()}, imported="mmeb-v1, x")
+    alone = build([few], ReportOptions())[0]
+    assert entry_of(alone, "ten").rank == 1
+    beside = build([few], ReportOptions(published=True))[0]
+    assert entry_of(beside, "ten").rank is None
+    assert entry_of(beside, "ten").limit == 10
+
+
+def test_other_data_is_said(tmp_path: Path) -> None:
+    runs = [made_run(tmp_path / name, LEVEL, model=name) for name in ("a", "b")]
+    other = made_run(tmp_path / "c", LEVEL, model="c", task={"data_digest": "another"})
+    made = board(*runs, other)
+    assert entry_of(made, "c").remarks[0] == "all 36 tasks: other data than that of the other runs"
+    assert not any("data" in remark for remark in entry_of(made, "a").remarks)
+
+
+def test_a_suite_of_mmeb_has_its_36_tasks_whatever_a_run_says(tmp_path: Path) -> None:
+    ten = dict.fromkeys(ALL[:10], 0.5)
+    tasks = tuple(task for task in published.tasks() if task.name in ten)
+    entry = board(made_run(tmp_path, ten, suite_tasks=tasks)).entries[0]
+    assert "overall" not in entry.scores
+    assert entry.rank is None
+    assert any(remark.startswith("26 of 36 tasks") for remark in entry.remarks)
+
+
+def test_intervals_are_those_of_the_clusters_that_results_tell(tmp_path: Path) -> None:
+    """Four queries an image, hit together: a task's interval is its own, an average's is wider."""
+    clusters = (Cluster(4, 0.0, 125), Cluster(4, 4.0, 125))
+    own = task_interval(clusters)
+    changes = {"clusters": clusters, "ci": tuple(own)}
+    grouped = board(made_run(tmp_path / "a", LEVEL, model="a", task=changes)).entries[0].scores
+    single = board(made_run(tmp_path / "b", LEVEL, model="b")).entries[0].scores
+    assert grouped["GQA"].interval == own
+    assert grouped["overall"].interval == pytest.approx(average_interval([clusters] * 36))
+
+    def width(scores: Mapping[str, Score]) -> float:
+        low, high = scores["overall"].interval or (0, 0)
+        return high - low
+
+    assert width(grouped) > 1.8 * width(single)
+
+
+def test_rows_that_are_not_those_of_the_result_are_not_compared(tmp_path: Path) -> None:
+    """Two runs that only their rows could tell apart; the rows of one are of another time."""
+    generator = np.random.default_rng(0)
+    hits = {name: (generator.random(1000) < 0.5).astype(float).tolist() for name in ALL}
+    worse = {
+        name: [min(one, float(n % 200 > 0)) for n, one in enumerate(hits[name])] for name in ALL
+    }
+    runs = [
+        made_run(tmp_path / name, given, model=name, rows=True)
+        for name, given in (("a", hits), ("b", worse))
+    ]
+    assert [entry.group for entry in board(*runs).entries] == [1, 2]
+    cut = rows_path(tmp_path / "b", "GQA")
+    pq.write_table(pq.read_table(cut).slice(0, 10), cut)
+    assert [entry.group for entry in board(*runs).entries] == [1, 1]

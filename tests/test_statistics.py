@@ -333,3 +333,17 @@ def test_paired_intervals_hold_the_truth_in_simulations(tasks: int, size: int) -
         low, high = paired_difference(*zip(*pairs, strict=True)).interval
         covered += low <= 0 <= high
     assert COVERED[0] - 0.018 < covered / trials < COVERED[1] + 0.012
+
+
+def test_two_scores_apart_are_told_by_the_sides_of_their_intervals_that_face_each_other() -> None:
+    """Of skewed intervals only the near sides count (Newcombe)."""
+    low, high = Interval(0.09, 0.20), Interval(0.12, 0.40)
+    # 0.30 - 0.10 against hypot(0.30 - 0.12, 0.20 - 0.10) = 0.206, or, by the far sides, 0.1005
+    assert not separated(0.30, high, 0.10, low)
+    assert not separated(0.10, low, 0.30, high)
+    assert separated(0.40, Interval(0.22, 0.41), 0.10, low)  # 0.30 against 0.206
+
+
+def test_one_cluster_alone_is_as_sure_as_one_query() -> None:
+    (low, high) = task_interval([Cluster(50, 25.0, 1)])
+    assert high - low > 0.75

@@ -284,7 +284,7 @@ def test_a_sweep_of_another_encoder_or_of_other_results_does_not_count(
     assert read_sweep(tmp_path / "nowhere", run.record.encoder) is None
     path = run.output_dir / "tasks/GQA.json"
     result = json.loads(path.read_text())
-    path.write_text(json.dumps({**result, "hit_at_1": 0.5, "score": 0.5}))
+    path.write_text(json.dumps({**result, "hit_at_1": 0.5, "score": 0.5, "clusters": []}))
     assert read_sweep(run.output_dir, run.record.encoder) is None
     path.write_text(json.dumps(result))
     assert read_sweep(run.output_dir, run.record.encoder) is not None

@@ -108,8 +108,13 @@ def render_table(registry: Registry, runs: Sequence[Run]) -> str:
     return render(registry, runs, report_options())
 
 
-def print_document(document: str) -> None:
-    """Print on stdout, with escapes for what its encoding does not have."""
+def print_document(document: str, *, as_bytes: bool = False) -> None:
+    """Print on stdout, with escapes for what its encoding does not have; as bytes, UTF-8 always."""
+    if as_bytes:
+        sys.stdout.flush()
+        sys.stdout.buffer.write(document.encode("utf-8", "backslashreplace"))
+        sys.stdout.buffer.flush()
+        return
     encoding = sys.stdout.encoding or "utf-8"
     try:
         document.encode(encoding)

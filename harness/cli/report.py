@@ -92,7 +92,7 @@ def report(
     )
     document = render(registry, found, options)
     if output is None:
-        print_document(document)
+        print_document(document, as_bytes=options.format == "html")
     else:
         _write(output, document)
         console.say(f"Written: {output}")
