@@ -22,7 +22,7 @@ from mmeb_harness.reports.examples import Examples
 from mmeb_harness.reports.leaderboard import Board
 from mmeb_harness.reports.page.header import day_of
 from mmeb_harness.reports.page.suite import SuiteView, suite_view
-from mmeb_harness.reports.page.text import visible
+from mmeb_harness.reports.readable import visible
 from mmeb_harness.result import Run
 
 if TYPE_CHECKING:

@@ -21,7 +21,12 @@ def readable(text: str, limit: int) -> str:
     if len(kept) > limit or len(text) > 4 * limit:
         kept = kept[:limit].rstrip()
         kept += f" … (and {len(text) - len(kept):,} more characters)"
-    return HIDDEN.sub(_numbered, kept)
+    return visible(kept)
+
+
+def visible(text: str) -> str:
+    """Return the text with control, direction and broken characters shown by their number."""
+    return text if text.isprintable() else HIDDEN.sub(_numbered, text)
 
 
 def _numbered(found: re.Match[str]) -> str:

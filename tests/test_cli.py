@@ -287,6 +287,8 @@ def test_a_run_prints_the_leaderboard_and_what_is_missing(
     assert "OK-VQA" in out
     assert "IND" in out
     assert "random (1 of 36 tasks)" in out
+    assert "35 of 36 tasks (" in out
+    assert ") not run" in out
     assert "averages that need a missing task are left out" in out
     assert "Results:" in err
 

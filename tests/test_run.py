@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from mmeb_harness.errors import EnvironmentFault, UsageError
+from mmeb_harness.rows import read_items, read_rows
 from PIL import Image
 
 MakeFolder = Callable[..., Path]
@@ -29,6 +30,17 @@ COLUMNS = [
 def content_of(item: mh.Item) -> str:
     image = "" if item.image is None else Path(str(item.image)).read_bytes().hex()
     return f"{item.text} {image} {item.instruction} {item.role}"
+
+
+def pointed_at(folder: Path, task: str) -> list[tuple[str | None, ...]]:
+    """Return of each query the texts that its row points at: its own, the gold's, the best."""
+    rows, items = read_rows(folder, task), read_items(folder, task)
+    assert rows is not None
+    assert items is not None
+    return [
+        tuple(items.texts[item] for item in (query, *gold, *top))
+        for query, gold, top in zip(rows.query_items, rows.gold_items, rows.top_items, strict=True)
+    ]
 
 
 class Live:
@@ -764,6 +776,8 @@ def test_limit_takes_the_first_queries_and_marks_the_run(data: Path, tmp_path: P
     rows = [pq.read_table(tmp_path / name / "tasks/OK-VQA.parquet") for name in ("whole", "run")]
     outcomes = COLUMNS[: COLUMNS.index("query_item")]
     assert rows[1].select(outcomes).equals(rows[0].slice(0, 2).select(outcomes))
+    pointed = [pointed_at(tmp_path / name, "OK-VQA")[:2] for name in ("whole", "run")]
+    assert pointed[0] == pointed[1], "the same texts, wherever they stand among the items"
     assert whole.record.limit is None
 
 

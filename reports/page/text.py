@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from mmeb_harness.reports.readable import HIDDEN, SPACES
+from mmeb_harness.reports.readable import SPACES, visible
 from mmeb_harness.summary import Interval
 
 NAME = 72
@@ -21,13 +21,6 @@ MESSAGE = 2000
 SECRETS = re.compile(r"\b(?:hf_|sk-|ghp_|github_pat_|AKIA)[A-Za-z0-9_-]{8,}")
 HOME = re.compile(r"(?:/home|/Users|[A-Za-z]:\\Users)[/\\][^/\\\s\"']+|/root(?=/|$)")
 LINK = re.compile(r"https://[A-Za-z0-9.-]+(?::\d+)?(?:/[A-Za-z0-9._~/?#@!$&()*+,;=%:-]*)?")
-
-
-def visible(text: str) -> str:
-    """Return the text with control, direction and broken characters shown by their number."""
-    if text.isprintable():
-        return text
-    return HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
 
 
 def cut(text: str, length: int = NAME) -> str:
