@@ -22,7 +22,8 @@ from typing import NamedTuple
 import numpy as np
 from mmeb_harness.card import Card
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports import html, published
+from mmeb_harness.reports.board import published
+from mmeb_harness.reports.page import html
 from mmeb_harness.result import RunRecord, TaskName, TaskResult
 from mmeb_harness.rows import Hits, TaskItems, TaskRows, clusters_of
 from mmeb_harness.runfolder import read_run, write_record, write_task

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from mmeb_harness.card import Card
-from mmeb_harness.reports import published
+from mmeb_harness.reports.board import published
 from mmeb_harness.result import Run, RunRecord, TaskName, TaskResult
 from mmeb_harness.rows import Hits, clusters_of, rows_path
 from mmeb_harness.summary import wilson

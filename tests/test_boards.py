@@ -15,9 +15,9 @@ from made_runs import ALL, IND, OOD, made_run
 from mmeb_harness.card import Card
 from mmeb_harness.errors import UsageError
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports import published
-from mmeb_harness.reports.boards import build
-from mmeb_harness.reports.leaderboard import Board, Entry, Score
+from mmeb_harness.reports.board import published
+from mmeb_harness.reports.board.build import build
+from mmeb_harness.reports.board.leaderboard import Board, Entry, Score
 from mmeb_harness.result import Run
 from mmeb_harness.rows import rows_path
 from mmeb_harness.statistics import average_interval, task_interval

@@ -18,24 +18,18 @@ from mmeb_harness.axis import logarithmic_axis
 from mmeb_harness.card import Card
 from mmeb_harness.comparison import Comparison, Difference
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports import published
-from mmeb_harness.reports.boards import build
-from mmeb_harness.reports.html import render, render_boards
-from mmeb_harness.reports.leaderboard import Board, Column, Entry, Score
+from mmeb_harness.reports.board import published
+from mmeb_harness.reports.board.build import build
+from mmeb_harness.reports.board.leaderboard import Board, Column, Entry, Score
+from mmeb_harness.reports.numbers import amount, points
+from mmeb_harness.reports.page.html import render, render_boards
 from mmeb_harness.reports.page.table import groups_of, table_of
-from mmeb_harness.reports.page.text import (
-    amount,
-    cut,
-    cut_inside,
-    is_link,
-    points,
-    redacted,
-)
 from mmeb_harness.reports.plots.bars import bars_of
 from mmeb_harness.reports.plots.curve import curve_of
 from mmeb_harness.reports.plots.forest import forest_of
 from mmeb_harness.reports.plots.marks import Frame, labels_for
 from mmeb_harness.reports.plots.scatter import by_parameters, ind_against_ood
+from mmeb_harness.reports.readable import cut, cut_inside, is_link, redacted
 from mmeb_harness.result import Run
 from mmeb_harness.summary import Interval
 from mmeb_harness.sweep import Sweep, SweepPoint

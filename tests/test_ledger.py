@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from made_runs import ALL, made_run
 from mmeb_harness.card import Card
-from mmeb_harness.reports import published
-from mmeb_harness.reports.ledger import Ledger, Line, ledger
+from mmeb_harness.reports.board import published
+from mmeb_harness.reports.board.ledger import Ledger, Line, ledger
 from mmeb_harness.result import Run
 
 V2 = "VLM2Vec-V2.0-Qwen2VL-2B (V2 code, v2.0.0)"

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from mmeb_harness.registry import build_registry
-from mmeb_harness.reports import published
-from mmeb_harness.reports.published import PublishedRow
+from mmeb_harness.reports.board import published
+from mmeb_harness.reports.board.published import PublishedRow
 from pydantic import ValidationError
 
 OFF = {
@@ -175,7 +175,7 @@ def test_reruns_of_one_code_move_scores_as_documented() -> None:
 
 
 def test_the_file_is_small_and_says_nothing_of_where_it_was_made() -> None:
-    text = (files("mmeb_harness.reports") / "published.json").read_text(encoding="utf-8")
+    text = (files("mmeb_harness.reports.board") / "published.json").read_text(encoding="utf-8")
     assert len(text) < 60_000
     assert not re.search(r"/work|/tmp|/home|third-party file third", text)
 
@@ -193,7 +193,7 @@ def test_the_file_is_small_and_says_nothing_of_where_it_was_made() -> None:
     ],
 )
 def test_a_wrong_file_is_refused(change: Any, complaint: str) -> None:
-    file = json.loads((files("mmeb_harness.reports") / "published.json").read_text())
+    file = json.loads((files("mmeb_harness.reports.board") / "published.json").read_text())
     published._File.model_validate(file)
     change(file)
     with pytest.raises(ValidationError, match=complaint):

@@ -17,10 +17,10 @@ from example_runs import Asked, draw, ranked, rows_table, write_run
 from mmeb_harness.errors import UsageError
 from mmeb_harness.item import Item
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports.distributions import gold_ranks, margins, rank_bars
-from mmeb_harness.reports.examples import Examples, Group, build
+from mmeb_harness.reports.examples.build import Examples, Group, build
+from mmeb_harness.reports.examples.distributions import gold_ranks, margins, rank_bars
+from mmeb_harness.reports.examples.thumbnails import SIDE, Album
 from mmeb_harness.reports.readable import readable
-from mmeb_harness.reports.thumbnails import SIDE, Album
 from PIL import Image
 
 LABELS = [Item(text=f"label {number}") for number in range(6)]
@@ -281,7 +281,7 @@ def test_without_pictures_the_texts_are_still_there(tmp_path: Path) -> None:
 
 
 def test_many_runs_list_fewer_queries(tmp_path: Path) -> None:
-    from mmeb_harness.reports.examples import _listed
+    from mmeb_harness.reports.examples.build import _listed
 
     assert _listed(options(24), 36, 3) == 24
     assert _listed(options(24), 36, 30) == 4

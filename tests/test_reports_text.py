@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from mmeb_harness.cli.main import _run
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports import csv as csv_report
-from mmeb_harness.reports import json as json_report
-from mmeb_harness.reports import latex, markdown, terminal
-from mmeb_harness.reports.boards import build
-from mmeb_harness.reports.leaderboard import Board, Column, Entry, Score, title
-from mmeb_harness.reports.wording import isolated, shortened, visible
+from mmeb_harness.reports.board.build import build
+from mmeb_harness.reports.board.leaderboard import Board, Column, Entry, Score, title
+from mmeb_harness.reports.text import csv as csv_report
+from mmeb_harness.reports.text import json as json_report
+from mmeb_harness.reports.text import latex, markdown, terminal
+from mmeb_harness.reports.text.wording import isolated, shortened, visible
 from mmeb_harness.result import Run, TaskName
 from mmeb_harness.summary import Interval, mean_if_complete
 from rich.cells import cell_len
@@ -508,9 +508,9 @@ def test_json_holds_every_value_whole() -> None:
 def test_a_reproduction_is_a_sentence_in_text_and_whole_in_json(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from mmeb_harness.reports import reproduction
-    from mmeb_harness.reports.ledger import Ledger, Line
-    from mmeb_harness.reports.published import rows
+    from mmeb_harness.reports.board.ledger import Ledger, Line
+    from mmeb_harness.reports.board.published import rows
+    from mmeb_harness.reports.text import reproduction
     from mmeb_harness.runfolder import read_run
 
     verdicts = ("within noise", "outside", "not comparable", "within noise", "outside")

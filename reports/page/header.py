@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmeb_harness.reports.leaderboard import Board
-from mmeb_harness.reports.page.text import counted, cut
+from mmeb_harness.reports.board.leaderboard import Board
+from mmeb_harness.reports.numbers import counted
+from mmeb_harness.reports.readable import cut
 from mmeb_harness.result import Run
 
 MONTHS = ("January", "February", "March", "April", "May", "June", "July", "August", "September",

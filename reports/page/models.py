@@ -9,19 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmeb_harness.card import Card
-from mmeb_harness.reports.leaderboard import Board, Entry
+from mmeb_harness.reports.board.leaderboard import Board, Entry
+from mmeb_harness.reports.numbers import amount, counted, percent, span
 from mmeb_harness.reports.page.table import KINDS, flags_of
-from mmeb_harness.reports.page.text import (
-    MESSAGE,
-    NAME,
-    amount,
-    counted,
-    cut,
-    is_link,
-    percent,
-    redacted,
-    span,
-)
+from mmeb_harness.reports.readable import MESSAGE, NAME, cut, is_link, redacted
 from mmeb_harness.result import RunRecord
 
 CARD = (

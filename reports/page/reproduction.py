@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmeb_harness.reports.leaderboard import title
-from mmeb_harness.reports.ledger import Ledger, Line
-from mmeb_harness.reports.page.text import cut, percent, points
+from mmeb_harness.reports.board.leaderboard import title
+from mmeb_harness.reports.board.ledger import Ledger, Line
+from mmeb_harness.reports.numbers import percent, points
+from mmeb_harness.reports.readable import cut
 
 REASON = 300
 

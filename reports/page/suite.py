@@ -8,20 +8,19 @@ from itertools import combinations
 
 from mmeb_harness.comparison import compare
 from mmeb_harness.errors import UsageError
-from mmeb_harness.reports.boards import PUBLISHED_SUITE
-from mmeb_harness.reports.leaderboard import Board, Entry
-from mmeb_harness.reports.ledger import ledger
+from mmeb_harness.reports.board.build import PUBLISHED_SUITE
+from mmeb_harness.reports.board.leaderboard import Board, Entry, full_name
+from mmeb_harness.reports.board.ledger import ledger
 from mmeb_harness.reports.page.header import SuiteHead, suite_head
 from mmeb_harness.reports.page.models import Model, models_of
 from mmeb_harness.reports.page.reproduction import LedgerView, ledger_view
 from mmeb_harness.reports.page.table import Table, table_of
 from mmeb_harness.reports.page.tasks import TaskSection, tasks_of
-from mmeb_harness.reports.page.text import cut
 from mmeb_harness.reports.plots.bars import BarPanel, bars_of
 from mmeb_harness.reports.plots.curve import Curve, curve_of
 from mmeb_harness.reports.plots.forest import Forest, forest_of
 from mmeb_harness.reports.plots.scatter import Scatter, by_parameters, ind_against_ood
-from mmeb_harness.reports.wording import full_name
+from mmeb_harness.reports.readable import cut
 from mmeb_harness.sweep import read_sweep
 
 COMPARED = 4

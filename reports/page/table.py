@@ -12,9 +12,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mmeb_harness.reports.leaderboard import Board, Column, Entry, Score, title
-from mmeb_harness.reports.page.text import amount, counted, cut, percent, span
-from mmeb_harness.reports.wording import letters
+from mmeb_harness.reports.board.leaderboard import Board, Column, Entry, Score, letters, title
+from mmeb_harness.reports.numbers import amount, counted, percent, span
+from mmeb_harness.reports.readable import cut
 
 SHADES = 9
 """Steps of the heat map, from the lowest value of a column to its highest."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mmeb_harness.reports.leaderboard import Board, Column, Entry, title
-from mmeb_harness.reports.page.text import counted, cut, percent, span
-from mmeb_harness.reports.wording import full_name
+from mmeb_harness.reports.board.leaderboard import Board, Column, Entry, full_name, title
+from mmeb_harness.reports.numbers import counted, percent, span
+from mmeb_harness.reports.readable import cut
 from mmeb_harness.result import TaskResult
 
 NAME = 48

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmeb_harness.axis import value_axis
-from mmeb_harness.reports.leaderboard import Board, Column, Entry, Score
-from mmeb_harness.reports.page.text import cut, cut_inside, percent, span
+from mmeb_harness.reports.board.leaderboard import Board, Column, Entry, Score, full_name
+from mmeb_harness.reports.numbers import percent, span
 from mmeb_harness.reports.plots.marks import Frame, Tick
-from mmeb_harness.reports.wording import full_name
+from mmeb_harness.reports.readable import cut, cut_inside
 
 SHOWN = 12
 """Models in a panel: the best of its average."""

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmeb_harness.axis import Axis, value_axis
-from mmeb_harness.reports.page.text import cut, percent, span
+from mmeb_harness.reports.numbers import percent, span
 from mmeb_harness.reports.plots.marks import Frame, Tick
+from mmeb_harness.reports.readable import cut
 from mmeb_harness.sweep import Sweep, SweepPoint
 
 FRAME = Frame(width=560, height=340, left=52, right=470, top=14, bottom=288)

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from mmeb_harness.axis import value_axis
 from mmeb_harness.comparison import Comparison, Difference
-from mmeb_harness.reports.leaderboard import title
-from mmeb_harness.reports.page.text import cut, percent, points
+from mmeb_harness.reports.board.leaderboard import title
+from mmeb_harness.reports.numbers import percent, points
 from mmeb_harness.reports.plots.marks import Frame, Tick
+from mmeb_harness.reports.readable import cut
 from mmeb_harness.summary import Interval
 
 WIDTH, LEFT, RIGHT, ROW, TOP, FOOT = 720, 168, 560, 20, 8, 26

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mmeb_harness.axis import Axis, logarithmic_axis, value_axis
-from mmeb_harness.reports.leaderboard import Board, Entry
-from mmeb_harness.reports.page.text import amount, cut, cut_inside, percent
+from mmeb_harness.reports.board.leaderboard import Board, Entry, full_name
+from mmeb_harness.reports.numbers import amount, percent
 from mmeb_harness.reports.plots.marks import Frame, Label, Tick, labels_for
-from mmeb_harness.reports.wording import full_name
+from mmeb_harness.reports.readable import cut, cut_inside
 
 FRAME = Frame(width=560, height=420, left=52, right=540, top=14, bottom=366)
 

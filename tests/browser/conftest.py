@@ -107,7 +107,7 @@ def runs(folder: Path) -> list[Run]:
 @pytest.fixture(scope="session")
 def render(folder: Path) -> Callable[..., Path]:
     """Return `(name, runs, **options) -> path` of a report."""
-    from mmeb_harness.reports.html import render as html
+    from mmeb_harness.reports.page.html import render as html
 
     def write(name: str, runs: list[Run], **options: Any) -> Path:
         path = folder / f"{name}.html"

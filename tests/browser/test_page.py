@@ -436,8 +436,8 @@ def test_what_got_through_would_be_stopped(
 
 def test_two_hundred_models_sort_right(visit: Callable[..., Any], folder: Path) -> None:
     from mmeb_harness.reporter import ReportOptions
-    from mmeb_harness.reports.html import render_boards
-    from mmeb_harness.reports.leaderboard import Board, Column, Entry, Score
+    from mmeb_harness.reports.board.leaderboard import Board, Column, Entry, Score
+    from mmeb_harness.reports.page.html import render_boards
     from mmeb_harness.result import TaskName
 
     tasks = tuple(TaskName(name=f"task {n}", meta_task="vqa", split="ind") for n in range(36))

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from mmeb_harness.reports.examples.thumbnails import Album
 from mmeb_harness.reports.readable import readable
-from mmeb_harness.reports.thumbnails import Album
 from mmeb_harness.rows import TaskItems, TaskRows
 from numpy.typing import NDArray
 

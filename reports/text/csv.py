@@ -11,9 +11,9 @@ import io
 from collections.abc import Iterable, Sequence
 
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports.boards import build
-from mmeb_harness.reports.leaderboard import Board, Column, Entry
-from mmeb_harness.reports.wording import visible
+from mmeb_harness.reports.board.build import build
+from mmeb_harness.reports.board.leaderboard import Board, Column, Entry
+from mmeb_harness.reports.text.wording import visible
 from mmeb_harness.result import Run
 
 FORMULA = tuple("=+-@'\t\r\n＝＋－＠")

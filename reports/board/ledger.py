@@ -25,9 +25,9 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from mmeb_harness.card import Card
-from mmeb_harness.reports import published
-from mmeb_harness.reports.naming import changed
-from mmeb_harness.reports.published import AVERAGES, PublishedRow
+from mmeb_harness.reports.board import published
+from mmeb_harness.reports.board.naming import changed
+from mmeb_harness.reports.board.published import AVERAGES, PublishedRow
 from mmeb_harness.result import Run, TaskName, TaskResult
 from mmeb_harness.statistics import published_interval
 from mmeb_harness.summary import mean_if_complete

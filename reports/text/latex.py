@@ -10,17 +10,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports.boards import build
-from mmeb_harness.reports.leaderboard import Board, Column, Entry
-from mmeb_harness.reports.wording import (
+from mmeb_harness.reports.board.build import build
+from mmeb_harness.reports.board.leaderboard import Board, Column, Entry, full_name, letters
+from mmeb_harness.reports.numbers import percent
+from mmeb_harness.reports.text.wording import (
     CORRECTED,
     TRAINED,
     average_mark,
     averages,
-    full_name,
-    letters,
     mark,
-    percent,
     published,
     shortened,
     standing_at_length,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmeb_harness.reports.leaderboard import Board
-from mmeb_harness.reports.wording import full_name, isolated, percent, shortened
+from mmeb_harness.reports.board.leaderboard import Board, full_name
+from mmeb_harness.reports.numbers import percent
+from mmeb_harness.reports.text.wording import isolated, shortened
 from mmeb_harness.summary import Interval
 from mmeb_harness.sweep import Sweep, SweepPoint, read_sweep
 from rich.box import SIMPLE_HEAD

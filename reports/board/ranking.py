@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmeb_harness.comparison import fits
-from mmeb_harness.reports.leaderboard import Entry
+from mmeb_harness.reports.board.leaderboard import Entry
 from mmeb_harness.result import Run
 from mmeb_harness.rows import Hits, read_hits
 from mmeb_harness.statistics import paired_difference, separated

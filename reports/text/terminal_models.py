@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from mmeb_harness.reports.leaderboard import Board, Column, Entry
-from mmeb_harness.reports.wording import (
+from mmeb_harness.reports.board.leaderboard import Board, Column, Entry, full_name, letters
+from mmeb_harness.reports.numbers import percent
+from mmeb_harness.reports.text.wording import (
     BY,
     average_mark,
     averages,
-    full_name,
     isolated,
-    letters,
-    percent,
     published,
     shortened,
     standing,

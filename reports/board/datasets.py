@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from mmeb_harness.reports.leaderboard import Entry
-from mmeb_harness.reports.remarks import some_of
+from mmeb_harness.reports.board.leaderboard import Entry
+from mmeb_harness.reports.board.remarks import some_of
 from mmeb_harness.result import TaskResult
 
 

@@ -10,9 +10,9 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from mmeb_harness.card import suite_and_task
-from mmeb_harness.reports.leaderboard import Column, Entry, Score
-from mmeb_harness.reports.published import PublishedRow
-from mmeb_harness.reports.remarks import run_remarks
+from mmeb_harness.reports.board.leaderboard import Column, Entry, Score
+from mmeb_harness.reports.board.published import PublishedRow
+from mmeb_harness.reports.board.remarks import run_remarks
 from mmeb_harness.result import Run, RunRecord, TaskResult
 from mmeb_harness.statistics import (
     Spread,

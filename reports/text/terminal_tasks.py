@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from mmeb_harness.reports.leaderboard import Board, Column, Entry, Score
-from mmeb_harness.reports.wording import (
+from mmeb_harness.reports.board.leaderboard import Board, Column, Entry, Score, full_name, letters
+from mmeb_harness.reports.numbers import percent
+from mmeb_harness.reports.text.wording import (
     average_mark,
     averages,
-    full_name,
     isolated,
-    letters,
     mark,
-    percent,
     shortened,
     standing_at_length,
     visible,

@@ -10,17 +10,15 @@ import re
 from collections.abc import Iterable, Sequence
 
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports.boards import build
-from mmeb_harness.reports.leaderboard import Board, Column, Entry, Score
-from mmeb_harness.reports.wording import (
+from mmeb_harness.reports.board.build import build
+from mmeb_harness.reports.board.leaderboard import Board, Column, Entry, Score, full_name, letters
+from mmeb_harness.reports.numbers import percent
+from mmeb_harness.reports.text.wording import (
     BY,
     average_mark,
     averages,
-    full_name,
     legend,
-    letters,
     mark,
-    percent,
     published,
     remarks,
     shortened,

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from mmeb_harness.errors import UsageError
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports.distributions import Spread, margins, spreads_of
-from mmeb_harness.reports.naming import variants
+from mmeb_harness.reports.board.naming import variants
+from mmeb_harness.reports.examples.distributions import Spread, margins, spreads_of
+from mmeb_harness.reports.examples.showing import KINDS, TOP, Kind, Query, Showing, query_of
+from mmeb_harness.reports.examples.thumbnails import BUDGET, Album, Thumbnail
 from mmeb_harness.reports.readable import readable
-from mmeb_harness.reports.showing import KINDS, TOP, Kind, Query, Showing, query_of
-from mmeb_harness.reports.thumbnails import BUDGET, Album, Thumbnail
 from mmeb_harness.result import Run, TaskResult
 from mmeb_harness.rows import TaskItems, TaskRows, read_items, read_rows
 from numpy.typing import NDArray

@@ -11,12 +11,12 @@ from typing import Any
 
 from mmeb_harness.errors import UsageError
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports import published
-from mmeb_harness.reports.datasets import of_fewer_queries, of_other_data
-from mmeb_harness.reports.entries import row_entry, run_entry
-from mmeb_harness.reports.leaderboard import Board, Column, Entry, title
-from mmeb_harness.reports.naming import keys, variants
-from mmeb_harness.reports.ranking import ranked
+from mmeb_harness.reports.board import published
+from mmeb_harness.reports.board.datasets import of_fewer_queries, of_other_data
+from mmeb_harness.reports.board.entries import row_entry, run_entry
+from mmeb_harness.reports.board.leaderboard import Board, Column, Entry, title
+from mmeb_harness.reports.board.naming import keys, variants
+from mmeb_harness.reports.board.ranking import ranked
 from mmeb_harness.result import Run, TaskName
 
 PUBLISHED_SUITE = "mmeb"

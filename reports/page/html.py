@@ -16,10 +16,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports import examples
-from mmeb_harness.reports.boards import build
-from mmeb_harness.reports.examples import Examples
-from mmeb_harness.reports.leaderboard import Board
+from mmeb_harness.reports.board.build import build
+from mmeb_harness.reports.board.leaderboard import Board
+from mmeb_harness.reports.examples.build import Examples
+from mmeb_harness.reports.examples.build import build as build_examples
 from mmeb_harness.reports.page.header import day_of
 from mmeb_harness.reports.page.suite import SuiteView, suite_view
 from mmeb_harness.reports.readable import visible
@@ -77,7 +77,7 @@ def _examples(boards: Sequence[Board], options: ReportOptions) -> Examples:
     best = [entry for entries in measured for entry in entries[:BESIDE]]
     runs = [entry.run for entry in best if entry.run is not None]
     names = [f"{entry.name} {entry.variant}".rstrip() for entry in best]
-    found = examples.build(runs, options, names)
+    found = build_examples(runs, options, names)
     remarks = [
         f"queries are shown of the best {BESIDE} of {len(entries)} runs: a report of fewer "
         "shows the others"

@@ -10,8 +10,16 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from mmeb_harness.reports.leaderboard import Board, Column, Entry, Kind, Score
-from mmeb_harness.reports.reproduction import reproduction_sentence
+from mmeb_harness.reports.board.leaderboard import (
+    Board,
+    Column,
+    Entry,
+    Kind,
+    Score,
+    full_name,
+    letters,
+)
+from mmeb_harness.reports.text.reproduction import reproduction_sentence
 
 NAMED = 6
 """Tasks are named up to so many, then counted."""
@@ -81,16 +89,6 @@ def isolated(text: str) -> str:
     return text
 
 
-def full_name(entry: Entry) -> str:
-    """Name a model with what was changed of it; not yet harmless."""
-    return f"{entry.name} {entry.variant}".rstrip()
-
-
-def percent(value: float) -> str:
-    """Write a fraction as percent."""
-    return f"{100 * value:.1f}"
-
-
 def published(entry: Entry) -> bool:
     """Tell whether others published the scores, in contrast to files that lie here."""
     return entry.kind not in ("measured", "imported")
@@ -144,19 +142,6 @@ def _tells_by_training(entry: Entry) -> bool:
     seen, unseen = values.get("seen"), values.get("unseen")
     same = seen == values.get("ind") and unseen == values.get("ood")
     return (seen is not None or unseen not in (None, values.get("overall"))) and not same
-
-
-def letters(board: Board) -> dict[str, str]:
-    """Return a letter by entry's key for each group of more than one: a, b, ..., z, aa."""
-    sizes = Counter(entry.group for entry in board.entries if entry.group is not None)
-    shared = sorted(group for group, size in sizes.items() if size > 1)
-    names = {group: _letter(number) for number, group in enumerate(shared)}
-    return {entry.key: names[entry.group] for entry in board.entries if entry.group in names}
-
-
-def _letter(number: int) -> str:
-    before = _letter(number // 26 - 1) if number >= 26 else ""
-    return before + chr(ord("a") + number % 26)
 
 
 def mark(column: Column, score: Score) -> str:

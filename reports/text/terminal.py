@@ -10,12 +10,12 @@ import io
 from collections.abc import Sequence
 
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports.boards import build
-from mmeb_harness.reports.leaderboard import Board
-from mmeb_harness.reports.sweeps import sweep_tables
-from mmeb_harness.reports.terminal_models import model_rows
-from mmeb_harness.reports.terminal_tasks import few_fit, task_table
-from mmeb_harness.reports.wording import isolated, legend, published, remarks
+from mmeb_harness.reports.board.build import build
+from mmeb_harness.reports.board.leaderboard import Board
+from mmeb_harness.reports.text.sweeps import sweep_tables
+from mmeb_harness.reports.text.terminal_models import model_rows
+from mmeb_harness.reports.text.terminal_tasks import few_fit, task_table
+from mmeb_harness.reports.text.wording import isolated, legend, published, remarks
 from mmeb_harness.result import Run
 from rich.console import Console
 from rich.text import Text

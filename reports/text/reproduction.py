@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, get_args
 
-from mmeb_harness.reports.leaderboard import Entry
-from mmeb_harness.reports.ledger import Ledger, Verdict, ledger
+from mmeb_harness.reports.board.leaderboard import Entry
+from mmeb_harness.reports.board.ledger import Ledger, Verdict, ledger
 
 NAMED = 6
 """Tasks outside the noise are named up to so many."""

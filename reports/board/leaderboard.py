@@ -6,6 +6,7 @@ column that it has, its rank, and what must be said of it. All numbers are fract
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -99,3 +100,21 @@ class Board:
     tasks: tuple[TaskName, ...]
     columns: tuple[Column, ...]
     entries: Sequence[Entry]
+
+
+def full_name(entry: Entry) -> str:
+    """Name a model with what was changed of it; not yet harmless."""
+    return f"{entry.name} {entry.variant}".rstrip()
+
+
+def letters(board: Board) -> dict[str, str]:
+    """Return a letter by entry's key for each group of more than one: a, b, ..., z, aa."""
+    sizes = Counter(entry.group for entry in board.entries if entry.group is not None)
+    shared = sorted(group for group, size in sizes.items() if size > 1)
+    names = {group: _letter(number) for number, group in enumerate(shared)}
+    return {entry.key: names[entry.group] for entry in board.entries if entry.group in names}
+
+
+def _letter(number: int) -> str:
+    before = _letter(number // 26 - 1) if number >= 26 else ""
+    return before + chr(ord("a") + number % 26)

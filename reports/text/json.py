@@ -12,9 +12,9 @@ from dataclasses import asdict
 from typing import Any
 
 from mmeb_harness.reporter import ReportOptions
-from mmeb_harness.reports.boards import build
-from mmeb_harness.reports.leaderboard import Board, Entry, Score
-from mmeb_harness.reports.reproduction import reproduction_values
+from mmeb_harness.reports.board.build import build
+from mmeb_harness.reports.board.leaderboard import Board, Entry, Score
+from mmeb_harness.reports.text.reproduction import reproduction_values
 from mmeb_harness.result import Run
 from mmeb_harness.sweep import read_sweep
 

@@ -14,7 +14,7 @@ from functools import cache, cached_property
 from importlib.resources import files
 from typing import Annotated, Literal
 
-from mmeb_harness.reports.leaderboard import Kind, title
+from mmeb_harness.reports.board.leaderboard import Kind, title
 from mmeb_harness.result import TaskName
 from mmeb_harness.summary import Summary, summarise
 from mmeb_harness.task import META_TASKS, MetaTask, Split
@@ -213,7 +213,7 @@ def _rerun(row: PublishedRow, again: PublishedRow) -> Rerun:
 
 @cache
 def _file() -> _File:
-    text = (files("mmeb_harness.reports") / "published.json").read_text(encoding="utf-8")
+    text = (files("mmeb_harness.reports.board") / "published.json").read_text(encoding="utf-8")
     return _File.model_validate_json(text)
 
 

@@ -1,0 +1,1 @@
+"""What is true: entries, averages, ranks, published scores, and how a run reproduces them."""

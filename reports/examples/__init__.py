@@ -1,0 +1,1 @@
+"""The queries that went wrong, and what was shown for them."""

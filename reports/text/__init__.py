@@ -1,0 +1,1 @@
+"""The leaderboard for the terminal, for papers and for programs."""
