@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 from mmeb_harness.card import Card
+from mmeb_harness.hits import write_hits
 from mmeb_harness.reporter import ReportOptions
 from mmeb_harness.reports.board import published
 from mmeb_harness.reports.page import html
@@ -73,6 +74,7 @@ def make_runs(folder: Path, count: int) -> list[Path]:
         for task in published.tasks():
             hits = (generator.random(QUERIES) < rate).astype(np.float64)
             write_task(place, _result(task, record, hits), (_rows(hits), _items()))
+        write_hits(read_run(place))
         folders.append(place)
     return folders
 

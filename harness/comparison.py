@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from mmeb_harness.errors import UsageError
-from mmeb_harness.result import Run, TaskName, TaskResult
-from mmeb_harness.rows import Hits, read_hits
+from mmeb_harness.hits import RunHits, fits
+from mmeb_harness.result import Run, TaskName
+from mmeb_harness.rows import Hits
 from mmeb_harness.significance import LEVEL, holm, p_value
 from mmeb_harness.statistics import paired_difference
 from mmeb_harness.summary import Interval, mean_if_complete
@@ -104,8 +105,9 @@ def compare(a: Run, b: Run) -> Comparison:
     _check_same(a, b)
     pairs: dict[str, _Pair] = {}
     left_out: dict[str, str] = {}
+    hits = RunHits(a), RunHits(b)
     for task in a.record.suite_tasks:
-        pair = _pair(task.name, a, b)
+        pair = _pair(task.name, a, b, hits)
         if isinstance(pair, str):
             left_out[task.name] = pair
         else:
@@ -141,7 +143,7 @@ def _check_same(a: Run, b: Run) -> None:
         )
 
 
-def _pair(name: str, a: Run, b: Run) -> _Pair | str:
+def _pair(name: str, a: Run, b: Run, hits_of: tuple[RunHits, RunHits]) -> _Pair | str:
     """Return what both runs did with a task, or the reason why it cannot be compared."""
     results = a.tasks.get(name), b.tasks.get(name)
     for letter, result in zip("AB", results, strict=True):
@@ -154,7 +156,7 @@ def _pair(name: str, a: Run, b: Run) -> _Pair | str:
         return f"A has {left.n_queries} queries, B {right.n_queries}"
     if left.data_digest != right.data_digest:
         return "the runs are over different data"
-    hits = [read_hits(run.output_dir, name) for run in (a, b)]
+    hits = [of_run.of(name) for of_run in hits_of]
     for letter, found, result in zip("AB", hits, (left, right), strict=True):
         if found is None:
             return f"{letter} keeps no rows of single queries (imported, or of an older release)"
@@ -164,13 +166,6 @@ def _pair(name: str, a: Run, b: Run) -> _Pair | str:
     if not _same_grouping(one.clusters, other.clusters):
         return "the queries of the runs show different images"
     return _Pair(name, (float(one.hit_at_1.mean()), float(other.hit_at_1.mean())), one, other)
-
-
-def fits(hits: Hits, result: TaskResult) -> bool:
-    """Tell whether a task's rows are those of its result."""
-    if len(hits.hit_at_1) != result.n_queries or result.n_queries == 0 or result.score is None:
-        return False
-    return abs(float(hits.hit_at_1.mean()) - result.score) < 1e-9
 
 
 def _same_grouping(a: NDArray[np.int32], b: NDArray[np.int32]) -> bool:

@@ -198,16 +198,17 @@ def read_rows(folder: Path, task: str) -> TaskRows | None:
         tied=table["tied"].to_numpy(),
         tied_gold=table["tied_gold"].to_numpy(),
         hit_at_1=table["hit_at_1"].to_numpy(),
-        top_candidates=_lists(table, "top_candidates"),
-        top_scores=_lists(table, "top_scores"),
+        top_candidates=lists(table, "top_candidates"),
+        top_scores=lists(table, "top_scores"),
         query_items=table["query_item"].to_numpy(),
-        gold_items=_lists(table, "gold_items"),
-        top_items=_lists(table, "top_items"),
+        gold_items=lists(table, "gold_items"),
+        top_items=lists(table, "top_items"),
         clusters=table["cluster"].to_numpy(),
     )
 
 
-def _lists(table: Any, name: str) -> list[NDArray[Any]]:
+def lists(table: Any, name: str) -> list[NDArray[Any]]:
+    """Return a column of lists as arrays, a row each."""
     column = table[name].combine_chunks()
     values, ends = column.values.to_numpy(), column.offsets.to_numpy()
     return [values[start:stop] for start, stop in pairwise(ends.tolist())]

@@ -27,6 +27,7 @@ from mmeb_harness.errors import (
 from mmeb_harness.files import FileIndex, check_writable
 from mmeb_harness.forecast import Forecast, forecast
 from mmeb_harness.gather import Gathered, Work, gather_task, name_item
+from mmeb_harness.hits import write_hits
 from mmeb_harness.keys import digest_of, numeric_stack
 from mmeb_harness.plan import (
     Key,
@@ -122,7 +123,9 @@ class Job:
             )
         self._encode(plan, work, tasks, store)
         self._finish()
-        return runfolder.read_run(folder)
+        run = runfolder.read_run(folder)
+        write_hits(run)
+        return run
 
     def forecast(self) -> Forecast:
         """Render, look up and cut batches; time one of them; write nothing in the run's folder."""

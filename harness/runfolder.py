@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from mmeb_harness.errors import UsageError
 from mmeb_harness.files import write_aside
+from mmeb_harness.hits import HITS_FILE
 from mmeb_harness.plan import PLAN_FILE
 from mmeb_harness.result import SCHEMA_VERSION, Run, RunRecord, TaskName, TaskResult
 from mmeb_harness.rows import TaskItems, TaskRows, items_path, rows_path, write_rows
@@ -126,7 +127,7 @@ def clear(folder: Path) -> None:
     results = [folder / TASKS / task.name for task in record.suite_tasks]
     kinds = ("json", "parquet", "items.parquet")
     files = [Path(f"{result}.{kind}") for result in results for kind in kinds]
-    others = (SWEEP_FILE, PAGE_FILE, PLAN_FILE, RUN_FILE)
+    others = (HITS_FILE, SWEEP_FILE, PAGE_FILE, PLAN_FILE, RUN_FILE)
     for path in [*files, *(folder / name for name in others)]:
         path.unlink(missing_ok=True)
 

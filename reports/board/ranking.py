@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from mmeb_harness.comparison import fits
+from mmeb_harness.hits import RunHits, fits
 from mmeb_harness.reports.board.leaderboard import Entry
 from mmeb_harness.result import Run
-from mmeb_harness.rows import Hits, read_hits
+from mmeb_harness.rows import Hits
 from mmeb_harness.statistics import paired_difference, separated
 
 DIGITS = 9
@@ -143,9 +143,9 @@ def _rows(run: Run) -> Rows | None:
     Raises:
         UsageError: for a damaged table.
     """
-    rows = []
+    rows, kept = [], RunHits(run)
     for name, result in sorted(run.tasks.items()):
-        hits = read_hits(run.output_dir, name)
+        hits = kept.of(name)
         if hits is None or not fits(hits, result):
             return None
         rows.append(hits)
