@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,16 @@ from mmeb_harness.errors import UsageError
 from mmeb_harness.reporter import ReportOptions
 from mmeb_harness.reports.board import published
 from mmeb_harness.reports.board.build import build
-from mmeb_harness.reports.board.leaderboard import Board, Entry, Score
-from mmeb_harness.result import Run
+from mmeb_harness.reports.board.datasets import of_other_data
+from mmeb_harness.reports.board.entries import row_entry
+from mmeb_harness.reports.board.leaderboard import Board, Entry, Score, letters
+from mmeb_harness.reports.board.naming import keys
+from mmeb_harness.reports.board.published import PublishedRow
+from mmeb_harness.reports.board.ranking import ranked
+from mmeb_harness.reports.board.remarks import some_of
+from mmeb_harness.result import Run, TaskName
 from mmeb_harness.rows import rows_path
-from mmeb_harness.statistics import average_interval, task_interval
+from mmeb_harness.statistics import average_interval, published_average_interval, task_interval
 from mmeb_harness.summary import Cluster, wilson
 
 PLAIN = ReportOptions()
@@ -137,6 +144,48 @@ def test_an_incomplete_entry_has_no_average_over_the_gap_and_no_rank(
     assert entry_of(made, "whole").rank == 1
 
 
+def test_a_task_that_failed_has_no_score_whatever_was_scored_before(tmp_path: Path) -> None:
+    """A score of part of a task would stand in the averages as if it were whole."""
+    run = made_run(tmp_path, LEVEL)
+    run.tasks["GQA"].__dict__.update(status="failed", error="the disk is full")
+    (entry,) = board(run).entries
+    assert (entry.missing, entry.failed) == (("GQA",), {"GQA": "the disk is full"})
+    assert entry.scores.keys().isdisjoint({"GQA", "vqa", "overall"})
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_none_right_and_all_right_are_scores(tmp_path: Path, score: float) -> None:
+    """A model that is never right would count as one that was not run."""
+    (entry,) = board(made_run(tmp_path, {**LEVEL, "GQA": score})).entries
+    assert (entry.missing, entry.rank, entry.scores["GQA"].value) == ((), 1, score)
+
+
+def test_an_average_has_no_interval_where_one_of_its_tasks_has_none(tmp_path: Path) -> None:
+    """Of a single query nobody knows how far chance moves it."""
+    run = made_run(tmp_path, {**LEVEL, "GQA": [1.0]}, task={"clusters": (), "ci": None})
+    scores = board(run).entries[0].scores
+    assert scores["vqa"].interval is None
+    assert scores["overall"].interval is None
+    assert scores["retrieval"].interval is not None
+
+
+def test_entries_without_a_rank_stand_limited_ones_last(tmp_path: Path) -> None:
+    """A score over part of the queries is no reason to stand above one over all of them."""
+    limited = made_run(tmp_path / "a", dict.fromkeys(ALL, 0.9), model="limited", limit=5)
+    part = made_run(tmp_path / "b", {"GQA": 0.1}, model="part")
+    whole = made_run(tmp_path / "c", dict.fromkeys(ALL, 0.1), model="whole")
+    made = board(limited, part, whole)
+    assert [entry.name for entry in made.entries] == ["whole", "part", "limited"]
+
+
+def test_of_entries_without_a_rank_those_with_an_average_stand_first(tmp_path: Path) -> None:
+    """None right is a score, and no score is none."""
+    (none,) = board(made_run(tmp_path / "a", {"GQA": 0.5}, model="a")).entries
+    (zero,) = board(made_run(tmp_path / "z", dict.fromkeys(ALL, 0.0), model="z")).entries
+    found = ranked([none, replace(zero, missing=("GQA",))])
+    assert [(entry.name, entry.rank) for entry in found] == [("z", None), ("a", None)]
+
+
 def test_a_limited_run_is_marked_and_never_ranked(tmp_path: Path) -> None:
     limited = made_run(tmp_path / "a", dict.fromkeys(ALL, 0.9), model="limited", limit=5)
     made = board(limited, made_run(tmp_path / "b", LEVEL, model="full"))
@@ -226,6 +275,54 @@ def test_printed_averages_stand_alone_and_unranked() -> None:
     )
 
 
+def row_scores(**facts: Any) -> Mapping[str, Score]:
+    """Return the scores of a published row, made up."""
+    row = PublishedRow(**{"name": "a", "kind": "paper", "by": "b", "source": "c", **facts})
+    return row_entry(row, board(options=PUBLISHED).columns).scores
+
+
+def test_unknown_scores_are_what_the_printed_average_leaves_for_them() -> None:
+    """Three of four are known; the fourth must be 40 % where the mean of all is 70 %."""
+    names = [task.name for task in published.tasks() if task.meta_task == "grounding"]
+    scores = row_scores(scores=dict.fromkeys(names[:3], 0.8), printed={"grounding": 0.7})
+    expected = published_average_interval([0.8, 0.8, 0.8, 0.4])
+    assert scores["grounding"].interval == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("known", "mean", "rest"), [(0.999, 1.0, 1.0), (0.001, 0.0, 0.0)])
+def test_an_unknown_score_is_none_beyond_0_or_100(known: float, mean: float, rest: float) -> None:
+    """A printed mean is rounded: what it leaves for the unknown score may be beyond either end."""
+    names = [task.name for task in published.tasks() if task.meta_task == "grounding"]
+    scores = row_scores(scores=dict.fromkeys(names[:3], known), printed={"grounding": mean})
+    expected = published_average_interval([known, known, known, rest])
+    assert scores["grounding"].interval == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_wrong_print_is_told_of_the_average_that_was_printed_and_no_other() -> None:
+    """Trained on all tasks in distribution, the mean of those seen is that of IND: nobody printed
+    it, right or wrong."""
+    level = dict.fromkeys(ALL, 0.5)
+    scores = row_scores(scores=level, printed={"ind": 0.6, "ood": 0.5}, training=IND)
+    assert (scores["ind"].printed, scores["ind"].value) == (0.6, 0.5)
+    assert (scores["seen"].printed, scores["seen"].value) == (None, 0.5)
+    assert scores["ood"].printed is None
+
+
+def test_what_is_known_of_a_published_row_stands_with_its_entry() -> None:
+    """Else its scores would be read without what its source says of them."""
+    made = board(options=PUBLISHED)
+    for row in published.rows():
+        entry = entry_of(made, row.name)
+        assert (entry.parameters, entry.training) == (row.parameters, row.training)
+        said = [*row.corrections, *filter(None, (row.setting, row.note))]
+        missing = 36 - len(row.scores)
+        if missing == 36:
+            said.append("only averages are published: not ranked")
+        elif missing:
+            said.append(f"scores of {missing} of 36 tasks are not published: not ranked")
+        assert list(entry.remarks) == said
+
+
 def test_tasks_that_mmeb_has_not_are_said_beside_published_rows(tmp_path: Path) -> None:
     run = made_run(tmp_path, {"cats": 0.5}, model="other", suite_tasks=SUITE)
     entry = entry_of(board(run, options=PUBLISHED), "other")
@@ -252,6 +349,39 @@ def test_a_group_is_led_by_its_best_and_not_by_a_chain(tmp_path: Path) -> None:
     assert [(entry.name, entry.group) for entry in board(*runs).entries] == [
         ("a", 1), ("b", 1), ("c", 2), ("d", 2),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("more", "groups"), [(0.006, [1, 1]), (0.008, [1, 2])])
+def test_two_runs_measured_apart_are_told_apart_from_0_7_points_on(
+    tmp_path: Path, more: float, groups: list[int]
+) -> None:
+    """More than one interval's half, less than what two of them reach: that may be chance."""
+    rates = {"a": 0.5 + more, "b": 0.5}
+    runs = [made_run(tmp_path / m, dict.fromkeys(ALL, r), model=m) for m, r in rates.items()]
+    assert [entry.group for entry in board(*runs).entries] == groups
+
+
+def with_overall(entry: Entry, value: float) -> Entry:
+    """Return an entry with another overall score, of which no interval is known."""
+    overall = replace(entry.scores["overall"], value=value, interval=None)
+    return replace(entry, scores={**entry.scores, "overall": overall})
+
+
+@pytest.mark.parametrize(("more", "ranks"), [(4e-10, [1, 1]), (2e-9, [1, 2])])
+def test_scores_are_equal_to_a_billionth(tmp_path: Path, more: float, ranks: list[int]) -> None:
+    """What a sum rounds makes no rank, and neither does what is shown of a score."""
+    (entry,) = board(made_run(tmp_path, LEVEL)).entries
+    found = ranked([with_overall(entry, 0.5), with_overall(entry, 0.5 + more)])
+    assert [entry.rank for entry in found] == ranks
+    assert [entry.group for entry in found] == ranks
+
+
+def test_equal_scores_stand_by_name(tmp_path: Path) -> None:
+    """What the rounding of a sum puts first would stand first, and that is no order."""
+    (entry,) = board(made_run(tmp_path, LEVEL)).entries
+    first = with_overall(replace(entry, name="a"), 0.5)
+    second = with_overall(replace(entry, name="b"), 0.5 + 4e-10)
+    assert [entry.name for entry in ranked([second, first])] == ["a", "b"]
 
 
 def paired_runs(tmp_path: Path, both: dict[str, Any] | None = None, **changes: Any) -> list[Run]:
@@ -285,6 +415,49 @@ def test_other_data_or_no_rows_are_compared_as_apart(tmp_path: Path) -> None:
     gone = paired_runs(tmp_path / "gone")
     (gone[0].output_dir / "tasks/GQA.parquet").unlink()
     assert [entry.group for entry in board(*gone).entries] == [1, 1]
+
+
+def test_runs_that_fail_on_different_queries_are_less_sure_than_runs_apart(tmp_path: Path) -> None:
+    """One is right where the other is wrong: 0.9 points, by 1,000 queries of 36 tasks, are chance
+    then, and would not be over other queries."""
+    generator = np.random.default_rng(0)
+    hits: list[dict[str, Any]] = [{}, {}]
+    for name in ALL:
+        one = generator.permutation(np.arange(1000) < 500)
+        other = ~one
+        other[np.flatnonzero(one)[:9]] = True
+        hits[0][name], hits[1][name] = one.astype(float), other.astype(float)
+
+    def groups(folder: str, **changes: Any) -> list[int | None]:
+        runs = [
+            made_run(tmp_path / folder / "worse", hits[0], model="worse", rows=True),
+            made_run(tmp_path / folder / "better", hits[1], model="better", rows=True, **changes),
+        ]
+        return [entry.group for entry in board(*runs).entries]
+
+    assert groups("same") == [1, 1]
+    assert groups("other", task={"data_digest": "of others"}) == [1, 2]
+
+
+def test_another_number_of_queries_is_other_data_whatever_its_digest(tmp_path: Path) -> None:
+    """Paired by place, queries would be compared with others."""
+    runs = paired_runs(tmp_path)
+    long = made_run(
+        tmp_path / "long", dict.fromkeys(ALL, 0.5), model="long", queries=1100, rows=True
+    )
+    entries = [entry for run in (runs[1], long) for entry in board(run).entries]
+    assert [entry.group for entry in ranked(entries)] == [1, 1]
+
+
+def test_a_run_with_a_task_more_is_compared_as_apart(tmp_path: Path) -> None:
+    """Its rows are of other tasks: there is no pair for each of them."""
+    cats = TaskName(name="cats", meta_task="vqa", split="ind")
+    more = (*published.tasks(), cats)
+    runs = [
+        made_run(tmp_path / "a", {**LEVEL, "cats": 0.5}, model="a", rows=True, suite_tasks=more),
+        made_run(tmp_path / "b", dict.fromkeys(ALL, 0.502), model="b", rows=True),
+    ]
+    assert [(entry.name, entry.group) for entry in board(*runs).entries] == [("b", 1), ("a", 1)]
 
 
 def test_rows_are_read_only_where_the_answer_is_not_plain(tmp_path: Path) -> None:
@@ -392,6 +565,22 @@ def test_hostile_names_have_safe_keys_and_stay_as_they_are(tmp_path: Path) -> No
     assert {entry.name for entry in entries} >= set(HOSTILE)
 
 
+def test_keys_are_cut_and_told_apart_by_a_number() -> None:
+    """Two entries of one key would share what a page points at."""
+    long = "Model " + "x" * 60
+    found = keys([(1, long), (2, long + "y"), (3, "b/C_3"), (4, "b c 3"), (5, "7b"), (6, "!")])
+    stem = "model-" + "x" * 42
+    assert [*found.values()] == [stem, f"{stem}-2", "b-c-3", "b-c-3-2", "m-7b", "model"]
+
+
+def test_groups_beyond_z_have_two_letters(tmp_path: Path) -> None:
+    """The 27th group would have the letter of the first."""
+    (entry,) = board(made_run(tmp_path, LEVEL)).entries
+    entries = [replace(entry, key=f"k{n}", group=n // 2 + 1) for n in range(2 * 28)]
+    found = letters(replace(board(made_run(tmp_path, LEVEL)), entries=entries))
+    assert [found[f"k{n}"] for n in (0, 1, 2, 51, 52, 54)] == ["a", "a", "b", "z", "aa", "ab"]
+
+
 # -- remarks -----------------------------------------------------------------------------------
 
 
@@ -415,6 +604,14 @@ def test_many_tasks_of_a_warning_are_counted(tmp_path: Path) -> None:
         run.tasks[name].__dict__["warnings"] = ("odd",)
     first = ", ".join(ALL[:3])
     assert board(run).entries[0].remarks == (f"5 of 36 tasks ({first}, ...): odd",)
+
+
+def test_up_to_three_tasks_are_named() -> None:
+    """A remark would be a list of tasks, or name none of a few."""
+    assert some_of(["a", "b", "c"], 4) == "a, b, c"
+    assert some_of(["a", "b", "c", "d"], 5) == "4 of 5 tasks (a, b, c, ...)"
+    assert some_of(["a", "b"], 2) == "all 2 tasks"
+    assert some_of(["a"], 1) == "a", "all of one task is its name"
 
 
 def test_what_was_not_run_and_another_scoring_are_remarks(tmp_path: Path) -> None:
@@ -443,6 +640,14 @@ def test_size_comes_from_the_card_or_the_imported_files(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("wrong", [0, -2, "2B"])
+def test_a_size_that_makes_no_sense_is_not_known(tmp_path: Path, wrong: int | str) -> None:
+    """Files from elsewhere may declare anything."""
+    declared = {"model_size": wrong, "embedding_dimension": wrong}
+    (entry,) = board(made_run(tmp_path, {}, card=None, declared=declared)).entries
+    assert (entry.parameters, entry.dimension) == (None, None)
+
+
 def test_the_training_data_of_another_suite_is_not_that_of_this(tmp_path: Path) -> None:
     named = card(training_datasets=("mini/GQA", "OVEN"))
     entry = board(made_run(tmp_path, LEVEL, card=named)).entries[0]
@@ -461,6 +666,28 @@ def test_a_run_over_fewer_queries_is_not_ranked_beside_others(tmp_path: Path) ->
     )
 
 
+def test_the_task_with_the_fewest_queries_is_named(tmp_path: Path) -> None:
+    """The limit told would be above what some task has."""
+    whole = made_run(tmp_path / "a", LEVEL, model="whole")
+    few: dict[str, Any] = {**LEVEL, "OK-VQA": [1.0] * 20, "GQA": [1.0] * 10, "EDIS": [1.0] * 30}
+    entry = entry_of(board(whole, made_run(tmp_path / "b", few, model="few")), "few")
+    assert entry.limit == 10
+    assert entry.remarks[0].endswith("fewer queries than others have (10 of 1,000 of GQA): "
+                                     "not ranked")  # fmt: skip
+
+
+def test_a_task_that_is_not_of_the_suite_limits_nobody(tmp_path: Path) -> None:
+    """Its score is on no board, whatever queries and data it is of."""
+    more = (*published.tasks(), TaskName(name="cats", meta_task="vqa", split="ind"))
+    runs = [
+        made_run(tmp_path / "a", {**LEVEL, "cats": [1.0] * 10}, model="a", suite_tasks=more),
+        made_run(tmp_path / "b", {**LEVEL, "cats": [1.0] * 20}, model="b", suite_tasks=more),
+    ]
+    runs[0].tasks["cats"].__dict__["data_digest"] = "of others"
+    for entry in board(*runs).entries:
+        assert (entry.rank, entry.remarks) == (1, ("not among the tasks of mmeb: cats",))
+
+
 def test_an_import_over_fewer_queries_than_published_is_not_ranked(tmp_path: Path) -> None:
     perfect = dict.fromkeys(ALL, [1.0] * 10)
     few = made_run(tmp_path, perfect, model="ten", task={"clusters": ()}, imported="mmeb-v1, x")
@@ -477,6 +704,19 @@ def test_other_data_is_said(tmp_path: Path) -> None:
     made = board(*runs, other)
     assert entry_of(made, "c").remarks[0] == "all 36 tasks: other data than that of the other runs"
     assert not any("data" in remark for remark in entry_of(made, "a").remarks)
+
+
+def test_of_two_kinds_of_data_the_first_models_counts_as_usual(tmp_path: Path) -> None:
+    """Neither is more frequent: what is said must not depend on the order of the runs."""
+    runs = [
+        made_run(tmp_path / name, LEVEL, model=name, task={"data_digest": f"of {name}"})
+        for name in ("a", "b")
+    ]
+    entries = board(*runs).entries
+    for given in (entries, entries[::-1]):
+        told = {entry.name: entry.remarks for entry in of_other_data(
+            [replace(entry, remarks=()) for entry in given])}  # fmt: skip
+        assert told == {"a": (), "b": ("all 36 tasks: other data than that of the other runs",)}
 
 
 def test_a_suite_of_mmeb_has_its_36_tasks_whatever_a_run_says(tmp_path: Path) -> None:

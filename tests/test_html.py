@@ -28,6 +28,7 @@ from mmeb_harness.reports.plots.bars import bars_of
 from mmeb_harness.reports.plots.curve import curve_of
 from mmeb_harness.reports.plots.forest import forest_of
 from mmeb_harness.reports.plots.marks import Frame, labels_for
+from mmeb_harness.reports.plots.profile import profile_of
 from mmeb_harness.reports.plots.scatter import by_parameters, ind_against_ood
 from mmeb_harness.reports.readable import cut, cut_inside, is_link, redacted
 from mmeb_harness.result import Run
@@ -679,6 +680,44 @@ def test_bars_are_the_best_of_each_average_with_their_intervals() -> None:
             assert bar.low is not None
             assert bar.high is not None
             assert panel.frame.left <= bar.low <= bar.x <= bar.high <= panel.frame.right
+
+
+def test_one_model_alone_has_a_bar_for_each_average_and_task() -> None:
+    values = {**level(0.5), "OVEN": 0.9, "EDIS": 0.7, "CIRR": 0.1, "WebQA": 0.2}
+    averages, *metas = profile_of(made_board([made_entry(1, values)]))
+    assert [bar.name for bar in averages.bars] == [key.title() for key in AVERAGES]
+    assert [panel.title for panel in metas] == ["Classification", "VQA", "Retrieval", "Grounding"]
+    assert sorted(bar.name for panel in metas for bar in panel.bars) == sorted(ALL)
+    retrieval = metas[2].bars
+    assert [bar.tone for bar in retrieval] == ["own"] * 8 + ["out"] * 4
+    assert [retrieval[place].name for place in (6, 7, 8, 9)] == ["WebQA", "CIRR", "OVEN", "EDIS"]
+    frame = averages.frame
+    for panel in (averages, *metas):
+        assert [tick.label for tick in panel.ticks] == ["0", "20", "40", "60", "80", "100"]
+        for bar in panel.bars:
+            share = (bar.x - frame.left) / (frame.right - frame.left)
+            assert share == pytest.approx(float(bar.value) / 100, abs=1e-3)
+            assert bar.low is not None
+            assert bar.high is not None
+            assert bar.low < bar.x < bar.high
+    assert profile_of(made_board([made_entry(1, values, limit=5)])) == []
+
+
+def test_a_page_of_one_run_says_nothing_of_what_is_not_there(tmp_path: Path) -> None:
+    easy = {"chance": 0.1}
+    one = made_run(tmp_path / "a", dict.fromkeys(ALL, 0.75), model="one", rows=False, task=easy)
+    two = made_run(tmp_path / "b", dict.fromkeys(ALL, 0.5), model="two", rows=False, task=easy)
+    alone, both = Page(render([one], PLAIN)), Page(render([one, two], PLAIN))
+    for words in ("best of its column", "lowest to highest", "Ranks are by", "best 75.0"):
+        assert words in both.text
+        assert words not in alone.text
+    for words in ("Published scores are taken", "not separable from", "against parameters"):
+        assert words not in alone.text
+    assert "what chance gives" in alone.text
+    assert "what chance gives" not in both.text
+    assert "one on mmeb" in alone.text
+    assert re.search(r"75\.0 \([\d.]+–[\d.]+\)", alone.text)
+    assert len([one for one in alone.all("svg") if one.get("role") == "img"]) == 5
 
 
 def test_a_limited_run_is_in_no_plot() -> None:

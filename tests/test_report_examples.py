@@ -18,7 +18,7 @@ from mmeb_harness.errors import UsageError
 from mmeb_harness.item import Item
 from mmeb_harness.reporter import ReportOptions
 from mmeb_harness.reports.examples.build import Examples, Group, build
-from mmeb_harness.reports.examples.distributions import gold_ranks, margins, rank_bars
+from mmeb_harness.reports.examples.distributions import gold_ranks, margin_bars, margins, rank_bars
 from mmeb_harness.reports.examples.thumbnails import SIDE, Album
 from mmeb_harness.reports.readable import readable
 from PIL import Image
@@ -85,6 +85,95 @@ def test_a_gold_below_the_answers_shown_stands_after_them_at_its_place(tmp_path:
     assert only(build([run], options())).spreads[0].unknown == 1
 
 
+def test_a_query_with_several_gold_candidates_shows_them_and_marks_each(tmp_path: Path) -> None:
+    """The best of them counts; the others are right answers too, and no one's ties."""
+    scores = {0: 0.9, 1: 0.8, 2: 0.8, 3: 0.8, 4: 0.5, 5: 0.4}
+    asked = Asked(query=6, gold=[5, 3, 1], scores=scores)
+    run = write_run(tmp_path / "a", "a", {"VQ": ([*LABELS, Item(text="q")], [asked])})
+    (query,) = only(build([run], options())).queries
+    assert [gold.text for gold in query.gold] == ["label 5", "label 3", "label 1"]
+    (outcome,) = query.outcomes
+    assert (outcome.state, outcome.rank, outcome.ties) == ("wrong", 2, 1)
+    assert outcome.margin == pytest.approx(-0.1, abs=1e-6)
+    assert {answer.item.text: answer.gold for answer in outcome.answers} == {
+        "label 0": False, "label 1": True, "label 2": False, "label 3": True, "label 4": False,
+    }  # fmt: skip
+
+
+def test_the_first_of_several_gold_candidates_is_right_whichever_it_is(tmp_path: Path) -> None:
+    """Only the gold that is stored first would be marked, and the right answer taken for wrong."""
+    asked = Asked(query=6, gold=[5, 2], scores={0: 0.5, 2: 0.9, 5: 0.1})
+    run = write_run(tmp_path / "a", "a", {"VQ": ([*LABELS, Item(text="q")], [asked])})
+    (outcome,) = only(build([run], options())).queries[0].outcomes
+    assert (outcome.state, outcome.rank, outcome.ties) == ("right", 1, 0)
+    assert [answer.gold for answer in outcome.answers] == [True, False, True]
+
+
+def test_of_many_gold_candidates_five_are_shown(tmp_path: Path) -> None:
+    """A query with hundreds of them would fill the page."""
+    items = [*(Item(text=f"t{number}") for number in range(20)), Item(text="asked")]
+    asked = Asked(query=20, gold=range(8), scores={n: 0.9 - 0.01 * n for n in range(20)})
+    run = write_run(tmp_path / "a", "a", {"VQ": (items, [asked])})
+    (query,) = only(build([run], options())).queries
+    assert [gold.text for gold in query.gold] == ["t0", "t1", "t2", "t3", "t4"]
+
+
+@pytest.mark.parametrize(("gold", "place"), [([9, 6], 7), ([5, 9], 6), ([4, 9], 5)])
+def test_the_best_gold_stands_after_the_answers_where_none_is_among_them(
+    tmp_path: Path, gold: list[int], place: int
+) -> None:
+    """The sixth is the first that the five answers leave out; the fifth is not shown twice."""
+    items = [*(Item(text=f"t{number}") for number in range(12)), Item(text="asked")]
+    asked = Asked(query=12, gold=gold, scores={n: 0.9 - 0.05 * n for n in range(12)})
+    run = write_run(tmp_path / "a", "a", {"VQ": (items, [asked])})
+    (outcome,) = only(build([run], options())).queries[0].outcomes
+    assert [answer.place for answer in outcome.answers] == [*range(1, 6), *([place] * (place > 5))]
+    assert [answer.place for answer in outcome.answers if answer.gold] == [place]
+    assert outcome.answers[place - 1 if place < 6 else 5].item.text == f"t{place - 1}"
+
+
+def test_a_query_is_tied_where_one_run_has_it_tied(tmp_path: Path) -> None:
+    """Whoever looks for ties would miss those of one run among several."""
+    tie = Asked(query=6, gold=[0], scores=dict.fromkeys(range(6), 0.5))
+    right = ranked(6, 0, range(6))
+    items = [*LABELS, Item(text="q")]
+    runs = [write_run(tmp_path / n, n, {"VQ": (items, [one])}) for n, one in
+            (("a", tie), ("b", right))]  # fmt: skip
+    (query,) = only(build(runs, options())).queries
+    assert (query.tied, query.states, query.kind) == (True, "12", "flipped")
+    assert not only(build(runs[1:], options())).queries[0].tied
+
+
+def test_a_querys_text_may_be_three_times_as_long_as_a_candidates(tmp_path: Path) -> None:
+    """600 and 200 characters, also where one item is both."""
+    items = [Item(text="x" * 1000), Item(text="other")]
+    run = write_run(tmp_path / "a", "a", {"VQ": (items, [ranked(0, 0, [0, 1])])})
+    (query,) = only(build([run], options())).queries
+    assert query.item.text == "x" * 600 + " … (and 400 more characters)"
+    assert query.gold[0].text == "x" * 200 + " … (and 800 more characters)"
+    assert query.outcomes[0].answers[0].item.text == query.gold[0].text
+
+
+def test_an_instruction_is_taken_out_once_and_without_placeholder(tmp_path: Path) -> None:
+    """What is asked may repeat it, word for word."""
+    asks = "<|image_1|>Name it: "
+    item = Item(text=asks + "who says Name it: in the film?", instruction=asks)
+    run = write_run(tmp_path / "a", "a", {"VQ": ([*LABELS, item], [ranked(6, 0, range(6))])})
+    (query,) = only(build([run], options())).queries
+    assert query.item.instruction == "Name it:"
+    assert query.item.text == "who says Name it: in the film?"
+
+
+def test_queries_of_several_instructions_have_none_in_common(tmp_path: Path) -> None:
+    """One of them would stand above queries that were asked something else."""
+    items = [*LABELS, *(Item(text=f"{asks} it", instruction=asks) for asks in ("Name", "Find"))]
+    asked = [ranked(6, 0, range(6)), ranked(7, 0, range(6))]
+    run = write_run(tmp_path / "a", "a", {"VQ": (items, asked)})
+    group = only(build([run], options()))
+    assert [query.item.instruction for query in group.queries] == ["Name", "Find"]
+    assert group.instruction == ""
+
+
 def test_ties_are_neither_right_nor_wrong_and_are_counted(tmp_path: Path) -> None:
     tie = Asked(query=6, gold=[0], scores=dict.fromkeys(range(6), 0.5))
     run = write_run(tmp_path / "a", "a", {"VQ": ([*LABELS, Item(text="q")], [tie])})
@@ -119,6 +208,23 @@ def test_a_run_with_fewer_queries_or_unknown_data_stands_alone(tmp_path: Path) -
     ]
     (task,) = build(runs, options()).tasks.values()
     assert [group.models for group in task.groups] == [("a",), ("b",), ("c",), ("d",)]
+
+
+def test_a_limited_run_stands_alone_and_a_failed_task_nowhere(tmp_path: Path) -> None:
+    """The first queries of a task have fewer candidates: another question."""
+    task = {"VQ": picture_task(tmp_path, [True])}
+    runs = [write_run(tmp_path / name, name, task) for name in "abc"]
+    runs[1].tasks["VQ"].__dict__["limit"] = 1
+    runs[2].tasks["VQ"].__dict__["status"] = "failed"
+    (found,) = build(runs, options()).tasks.values()
+    assert [group.models for group in found.groups] == [("a",), ("b",)]
+    assert found.unknown == ()
+
+
+def test_a_models_name_is_cut(tmp_path: Path) -> None:
+    """A name of any length would stand over each query."""
+    run = write_run(tmp_path / "a", "m" * 100, {"VQ": picture_task(tmp_path, [True])})
+    assert only(build([run], options())).models == ("m" * 60 + " … (and 40 more characters)",)
 
 
 def test_suites_stand_apart_and_runs_without_rows_are_named(tmp_path: Path) -> None:
@@ -243,6 +349,16 @@ def test_pictures_that_cannot_be_shown_become_notes(tmp_path: Path) -> None:
     assert any("is no longer there" in remark for remark in examples.remarks)
 
 
+def test_pictures_of_gold_candidates_that_no_answer_shows_are_drawn(tmp_path: Path) -> None:
+    """What is right could not be seen where the run did not find it."""
+    items = [Item(text=f"t{number}") for number in range(14)]
+    items += [Item(image=draw(tmp_path / "gold.png", "red")), Item(text="asked")]
+    asked = Asked(query=15, gold=[0, 14], scores={n: 0.9 - 0.01 * n for n in range(15)})
+    run = write_run(tmp_path / "a", "a", {"VQ": (items, [asked])})
+    (picture,) = build([run], options()).pictures
+    assert (picture.name, picture.source is None) == ("gold.png", False)
+
+
 def test_an_image_in_memory_only_is_a_note() -> None:
     album = Album()
     number = album.ask("digest", None)
@@ -295,6 +411,10 @@ def test_rows_that_do_not_belong_to_the_items_are_refused(tmp_path: Path) -> Non
     (other.output_dir / "tasks/VQ.items.parquet").replace(tmp_path / "a/tasks/VQ.items.parquet")
     with pytest.raises(UsageError, match="do not belong"):
         build([run], options())
+    short = write_run(tmp_path / "c", "c", {"VQ": (LABELS, [ranked(0, 0, [0, 1])])})
+    (short.output_dir / "tasks/VQ.items.parquet").replace(tmp_path / "a/tasks/VQ.items.parquet")
+    with pytest.raises(UsageError, match="do not belong"):  # the query is the seventh of six
+        build([run], options())
     (tmp_path / "a/tasks/VQ.items.parquet").unlink()
     with pytest.raises(UsageError, match="not its items"):
         build([run], options())
@@ -345,6 +465,39 @@ def test_margins_need_the_gold_and_another_among_the_kept() -> None:
     assert found[2] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(
+    ("span", "first", "last", "good"),
+    [
+        ((-0.1, 0.3), "-0.1 to -0.075", "+0.275 to +0.3", 12),
+        ((0.31, 0.39), "+0 to +0.025", "+0.375 to +0.4", 16),
+        ((-0.39, -0.31), "-0.4 to -0.375", "-0.025 to +0", 0),
+        ((-0.2, 0.05), "-0.2 to -0.175", "+0.075 to +0.1", 4),
+    ],
+)
+def test_bars_of_margins_are_four_a_tick_and_end_at_zero(
+    span: tuple[float, float], first: str, last: str, good: int
+) -> None:
+    """Right and wrong answers share no bar, also where the axis is computed a little off zero."""
+    bars = margin_bars(np.array([*span, 0.0]), span)
+    assert (bars[0].label, bars[-1].label) == (first, last)
+    assert len(bars) % 4 == 0
+    assert sum(bar.good for bar in bars) == good
+    assert sum(bar.count for bar in bars) == 3
+    if good:
+        zero = next(bar for bar in bars if bar.good)
+        assert (zero.label.startswith("+0 to "), zero.count) == (True, 1)
+
+
+def test_the_most_candidates_that_any_run_tells_end_the_ranks(tmp_path: Path) -> None:
+    """A run of an older release does not tell them; the task is the same."""
+    task = {"VQ": picture_task(tmp_path, [True])}
+    runs = [write_run(tmp_path / name, name, task) for name in "ab"]
+    runs[0].tasks["VQ"].__dict__["n_candidates"] = None
+    group = only(build(runs, options()))
+    assert group.candidates == 6
+    assert [spread.ranks[-1].label for spread in group.spreads] == ["rank 6"] * 2
+
+
 def test_confusions_count_what_was_taken_and_ties_apart(tmp_path: Path) -> None:
     items = [Item(text="cat"), Item(text="dog"), Item(text="ape"), Item(text="q")]
     asked = [
@@ -359,6 +512,19 @@ def test_confusions_count_what_was_taken_and_ties_apart(tmp_path: Path) -> None:
     assert table.labels == ("ape", "cat", "dog")
     assert table.counts == ((1, 0, 0, 0), (0, 0, 2, 0), (0, 0, 0, 1))
     assert table.highest == 2
+
+
+def test_any_of_several_gold_candidates_is_no_confusion(tmp_path: Path) -> None:
+    """Answered with the second: right, so it counts as that one. Else the first is what was to be
+    answered."""
+    items = [Item(text="cat"), Item(text="dog"), Item(text="ape"), Item(text="q")]
+    asked = [Asked(query=3, gold=[0, 1], scores={0: 0.1, 1: 0.9, 2: 0.5}),
+             Asked(query=3, gold=[1, 0], scores={0: 0.1, 1: 0.5, 2: 0.9})]  # fmt: skip
+    run = write_run(tmp_path / "a", "a", {"VQ": (items, asked)})
+    table = only(build([run], options())).spreads[0].confusions
+    assert table is not None
+    assert table.labels == ("ape", "cat", "dog")
+    assert table.counts == ((0, 0, 0, 0), (0, 0, 0, 0), (1, 0, 1, 0))
 
 
 def test_many_candidates_or_pictures_have_no_confusions(tmp_path: Path) -> None:

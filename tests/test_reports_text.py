@@ -16,14 +16,29 @@ from typing import Any
 import pytest
 from mmeb_harness.cli.main import _run
 from mmeb_harness.reporter import ReportOptions
+from mmeb_harness.reports.board import published
 from mmeb_harness.reports.board.build import build
 from mmeb_harness.reports.board.leaderboard import Board, Column, Entry, Score, title
+from mmeb_harness.reports.board.ledger import Ledger, Line
+from mmeb_harness.reports.numbers import percent
 from mmeb_harness.reports.text import csv as csv_report
 from mmeb_harness.reports.text import json as json_report
-from mmeb_harness.reports.text import latex, markdown, terminal
-from mmeb_harness.reports.text.wording import isolated, shortened, visible
+from mmeb_harness.reports.text import latex, markdown, reproduction, terminal
+from mmeb_harness.reports.text.wording import (
+    averages,
+    isolated,
+    legend,
+    mark,
+    shortened,
+    standing,
+    standing_at_length,
+    told_apart,
+    visible,
+)
 from mmeb_harness.result import Run, TaskName
+from mmeb_harness.runfolder import read_run
 from mmeb_harness.summary import Interval, mean_if_complete
+from mmeb_harness.sweep import Precision, Sweep, SweepPoint
 from rich.cells import cell_len
 
 EXPECTED = Path(__file__).parent / "reports/expected"
@@ -222,6 +237,83 @@ def test_golden(
         assert text == expected, f"if {made} is right, it belongs in {golden}"
 
 
+# -- numbers and marks --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(0.81349, "81.3"), (0.81351, "81.4"), (0.9999, "100.0"), (0.0004, "0.0"), (1.0, "100.0"),
+     (0.0, "0.0"), (None, "–")],
+)  # fmt: skip
+def test_percent_is_rounded_to_one_decimal_and_what_is_unknown_is_a_dash(
+    value: float | None, written: str
+) -> None:
+    """A number would be a tenth of a point off, or an unknown one an empty place."""
+    assert percent(value) == written
+
+
+@pytest.mark.parametrize("format", [format for format in RENDER if format not in ("csv", "json")])
+def test_scores_are_rounded_and_not_cut_off(format: str) -> None:
+    """Every format would print other numbers than the sources do."""
+    text = render(format, replace(BEST, scores=scores(0.1239, 0.9996, 0.5, 0.5, 0.5)))
+    assert "12.4" in text
+    assert "12.3" not in text
+    assert "100.0" in text
+
+
+def test_a_mark_says_what_the_source_prints_or_that_the_model_was_trained_on_it() -> None:
+    """A score would be read as unseen, or as printed, that is not."""
+    ind, ood = (next(c for c in columns() if c.split == split) for split in ("ind", "ood"))
+    assert mark(ood, Score(value=0.5, seen=True)) == "*"
+    assert mark(ind, Score(value=0.5, seen=True)) == "", "that is what it is in distribution for"
+    assert mark(ood, Score(value=0.5, seen=False)) == mark(ood, Score(value=0.5)) == ""
+    assert mark(ind, Score(value=0.5, printed=0.4)) == "^"
+    assert mark(ood, Score(value=0.5, printed=0.4, seen=True)) == "^", "there is room for one"
+
+
+@pytest.mark.parametrize(
+    ("seen", "unseen", "told"),
+    [
+        ("ind", "ood", False),  # trained on what is in distribution: that is those two again
+        (None, "overall", False),  # trained on none of it
+        ("overall", None, True),  # trained on all of it
+        ("ood", "ind", True),
+        (None, None, False),
+    ],
+)
+def test_averages_by_training_stand_where_they_say_more_than_the_splits(
+    seen: str | None, unseen: str | None, told: bool
+) -> None:
+    """Two columns would repeat IND and OOD, or what was trained on would be hidden in them."""
+    given = dict(BEST.scores)
+    given |= {key: given[same] for key, same in (("seen", seen), ("unseen", unseen)) if same}
+    keys = {column.key for column in averages(board(replace(BEST, scores=given)))}
+    assert ({"seen", "unseen"} <= keys) == told
+    assert {"overall", "ind", "ood", *META_TASKS} <= keys
+
+
+def test_why_an_entry_has_no_rank_is_said_whole() -> None:
+    """Of two reasons one would be lost, or averages be promised where there are none."""
+    part = replace(FAILED, limit=10)
+    assert standing(part, board(part)) == "3/5 limit 10"
+    assert standing_at_length(part, board(part)) == " (first 10 queries, 3 of 5 tasks)"
+    nothing = replace(AVERAGES, scores={})
+    assert standing(nothing, board(nothing)) == "0/5", "there are no averages either"
+    assert standing(AVERAGES, board(AVERAGES)) == "averages"
+    assert standing(BEST, board(BEST)) == standing_at_length(BEST, board(BEST)) == ""
+
+
+def test_a_legend_explains_what_stands_above_it_and_no_more() -> None:
+    """Beside tasks, who made the scores and what is missing stands in the heads of the columns."""
+    mixed = board(BEST, AVERAGES)
+    by_task, by_model = (legend(mixed, by_letters=letters) for letters in (False, True))
+    assert not any(line.startswith(("by:", "averages:")) for line in by_task)
+    assert [line.split(":")[0] for line in by_model[:2]] == ["by", "averages"]
+    assert set(by_model[2:]) == set(by_task)
+    plain = replace(BEST, scores=scores(0.5, 0.5, 0.5, 0.5, 0.5))
+    assert legend(board(plain), by_letters=True) == []
+
+
 # -- names --------------------------------------------------------------------------------------
 
 
@@ -250,6 +342,42 @@ def test_visible_text_is_one_printable_line() -> None:
     assert visible("a\nb\tc\x1bd\u202ee\u200bf\ud800") == "a b c⟨U+001B⟩d⟨U+202E⟩e⟨U+200B⟩f⟨U+D800⟩"
     assert isolated("\u05d0 1") == "\u200e\u05d0 1\u200e"
     assert isolated("a 1") == "a 1"
+
+
+@pytest.mark.parametrize(("head", "before"), [(0.25, 5), (0.5, 10), (0.75, 15), (1.0, 20)])
+@pytest.mark.parametrize("length", [40, 10_000])
+def test_the_cut_stands_where_it_is_wanted_however_long_the_text(
+    length: int, head: float, before: int
+) -> None:
+    """A name would lose more than it must where it is very long."""
+    text = "".join(chr(ord("a") + n % 26) for n in range(length))
+    assert shortened(text, 23, head=head) == f"{text[:before]}...{text[length - 20 + before :]}"
+
+
+def test_only_letters_that_run_from_right_to_left_are_set_apart() -> None:
+    """Numbers behind an Arabic name would change their places."""
+    for text in ("\u05d0", "a \u0627 1", "\u0627"):  # Hebrew, Arabic
+        assert isolated(text) == f"\u200e{text}\u200e"
+    for text in ("1 + 1", "模型", "é"):
+        assert isolated(text) == text
+
+
+@pytest.mark.parametrize(
+    ("place", "cut"),
+    [
+        (5, "xxxxx{}xxxx...xxxxxxxxxx"),
+        (12, "xxxxxxxxxxxx{}xx...xxxxx"),
+        (17, "xxxxxxxxxxxxxxxxx{}xx..."),
+        (22, "xxxxx...xxxxxxxxxxxxxxx"),  # nothing that fits shows it
+        (27, "xxxxx...xx{}xxxxxxxxxxxx"),
+    ],
+)
+def test_names_that_would_be_cut_alike_are_cut_elsewhere(place: int, cut: str) -> None:
+    """The others keep both ends, so that a name does not change with what stands beside it."""
+    names = ["x" * place + sign + "x" * (39 - place) for sign in "ab"]
+    other = "y" * 20 + "z" * 20
+    short = told_apart([*names, other], 23)
+    assert short == [cut.format("a"), cut.format("b"), "y" * 10 + "..." + "z" * 10]
 
 
 @pytest.mark.parametrize("length", [10, 11, 40])
@@ -296,6 +424,86 @@ def test_as_many_models_as_fit_are_set_side_by_side() -> None:
         assert max(map(cell_len, table.splitlines())) <= width
 
 
+def test_a_column_of_20_for_each_model_and_28_for_the_tasks_is_enough() -> None:
+    """Models that fit would be a row each, or those that do not would break their lines."""
+    for count in (1, 2, 3):
+        entries = [replace(BEST, key=f"k{n}") for n in range(count)]
+        for width, by_task in ((28 + 20 * count, True), (27 + 20 * count, count == 1)):
+            text = render("table", *entries, width=width)
+            assert ("VisualNews_t2i" in text) == by_task, (count, width)
+
+
+def test_a_terminal_is_taken_to_have_60_columns() -> None:
+    """Narrower ones wrap the lines: a table of 40 would say nothing."""
+    assert render("table", *ALL, width=40) == render("table", *ALL, width=60)
+
+
+def test_long_names_are_cut_where_they_head_a_column() -> None:
+    """A long name would push the scores off the screen."""
+    head = render("table", ENDLESS).split("Classification")[0]
+    shown = "".join("".join(head.splitlines()).split())
+    assert len(re.findall("x", shown)) < 60
+    assert "..." in shown
+    tasks = (TaskName(name="t" * 200, meta_task="vqa", split="ood"),)
+    column = replace(columns()[-1], key="t", title=tasks[0].name, meta_task="vqa")
+    entry = replace(BEST, scores={"t": Score(value=0.5)})
+    odd = Board(suite="s" * 200, tasks=tasks, columns=(column,), entries=(entry,))
+    text = terminal.render_boards([odd], ReportOptions(width=100))
+    assert f"{'t' * 12}...{'t' * 13}" in text
+    assert f"{'s' * 12}...{'s' * 13}  hit@1" in text
+    assert max(map(cell_len, text.splitlines())) <= 100
+
+
+def test_boards_stand_a_line_apart() -> None:
+    """The head of a table would run into the notes of the one before."""
+    two = [board(BEST), board(BEST, suite="mini")]
+    text = terminal.render_boards(two, ReportOptions(width=100))
+    assert text == "\n".join(terminal.render_boards([one], ReportOptions(width=100)) for one in two)
+
+
+def test_a_readers_own_runs_are_bold_where_others_stand_beside_them() -> None:
+    """Among 76 published rows they would not be found."""
+
+    def bold(*entries: Entry) -> list[str]:
+        lines = render("table", *entries, color=True).splitlines()
+        return [line for line in lines[2 : 2 + len(entries)] if "\x1b[1m" in line]
+
+    (own,) = bold(BEST, *[CORRECTED] * 5)
+    assert "clip:" in own
+    assert bold(*[BEST] * 5) == []
+
+
+def test_a_sweep_is_a_table_below(tmp_path: Path) -> None:
+    """What fewer dimensions cost would be wrong by a column or a unit."""
+    settings: list[tuple[int, Precision, int]] = [
+        (64, "fp32", 256_000_000), (1024, "fp32", 4_096_000_000), (1024, "binary", 128_000_000),
+    ]  # fmt: skip
+    points = [
+        SweepPoint(
+            dimension=dimension, precision=precision, bytes_per_million=size, tasks={},
+            overall=0.5, ind=0.625, ood=None, intervals={"overall": Interval(0.4, 0.6)},
+        )
+        for dimension, precision, size in settings
+    ]  # fmt: skip
+    made = Sweep(encoder="e", full=1024, points=points)
+    entry = replace(BEST, run=read_run(write_run(tmp_path)))
+    (tmp_path / "sweep.json").write_text(made.model_dump_json())
+    _, _, table = render("table", entry).partition("\n\nclip")
+    assert table.splitlines() == [
+        ":openai/clip-vit-large-patch14",
+        "             dims  MB/1e6  Overall           IND    OOD",
+        "─────────────────────────────────────────────────────────",
+        "fp32           64     256   50.0  40.0-60.0   62.5      -",
+        "        full 1024   4,096   50.0  40.0-60.0   62.5      -",
+        "",
+        "binary  full 1024     128   50.0  40.0-60.0   62.5      -",
+    ]
+    (told,) = json.loads(render("json", entry))["boards"][0]["entries"]
+    assert told["sweep"] == json.loads(made.model_dump_json())
+    (told,) = json.loads(render("json", BEST))["boards"][0]["entries"]
+    assert (told["sweep"], told["folder"], told["reproduction"]) == (None, None, None)
+
+
 def test_many_remarks_are_cut_and_counted() -> None:
     text = render("table", replace(BEST, remarks=tuple(f"remark {n}" for n in range(40))))
     assert text.count(": remark ") == 12
@@ -313,6 +521,21 @@ def test_a_reason_that_failed_many_tasks_is_said_once() -> None:
     text = render("table", replace(entry, remarks=()))
     assert text.count("no disk") == 1
     assert "5 tasks failed (ImageNet-1K, " in text
+
+
+@pytest.mark.parametrize(("count", "named"), [(6, " (t0, t1, t2, t3, t4, t5)"), (7, "")])
+def test_up_to_six_failed_tasks_are_named(count: int, named: str) -> None:
+    """A reason that failed all tasks would be told with a list of them."""
+    failed = {f"t{n}": "no disk" for n in range(count)}
+    text = render("table", replace(FAILED, failed=failed))
+    assert f"random: {count} tasks failed{named}: no disk\n" in text
+
+
+def test_a_long_remark_is_cut() -> None:
+    """An error message of any length would stand below the table."""
+    text = render("table", replace(BEST, name="m", remarks=("r" * 1000, "s" * 300)))
+    assert re.search("m: r{148}[.]{3}r{149}\n", text)
+    assert f"m: {'s' * 300}\n" in text
 
 
 def test_only_groups_of_several_have_letters() -> None:
@@ -382,6 +605,14 @@ def test_csv_of_two_suites_has_the_columns_of_both() -> None:
     assert (last["suite"], last["overall"], last["Extra"]) == ("mini", "", "0.25")
 
 
+def test_csv_has_numbers_as_they_are_known() -> None:
+    """A size is a fact, whole; a score has the digits that any task's queries can give."""
+    given = {"GQA": Score(value=2 / 3, interval=Interval(0.1234567, 1.0))}
+    (row,) = read_csv(replace(BEST, parameters=8.291375104, scores=given))
+    assert row["parameters"] == "8.291375104"
+    assert (row["GQA"], row["GQA_low"], row["GQA_high"]) == ("0.666667", "0.123457", "1.0")
+
+
 # -- Markdown -----------------------------------------------------------------------------------
 
 
@@ -407,6 +638,26 @@ def test_markdown_shows_a_hostile_name_as_it_is() -> None:
     assert "www." not in name
     read = html.unescape(re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", name))
     assert read == shortened(HOSTILE, 100)
+
+
+@pytest.mark.parametrize("address", ["www.evil.com", "WWW.evil.com", "HTTP://evil.com"])
+def test_markdown_makes_no_link_of_an_address(address: str) -> None:
+    """A model's name could send readers anywhere."""
+    written = markdown.escaped(address)
+    assert not re.search(r"www\.|://", written, re.IGNORECASE)
+    assert html.unescape(written) == address
+
+
+def test_markdown_has_all_tasks_of_up_to_six_models_and_forty_remarks() -> None:
+    """The tables would be wider, or the remarks longer, than a page shows."""
+    few, more = ([replace(BEST, key=f"k{n}") for n in range(count)] for count in (6, 7))
+    assert "| Task |" in render("markdown", *few)
+    assert "| Task |" not in render("markdown", *more)
+    told = render("markdown", replace(BEST, remarks=tuple(f"remark {n}" for n in range(41))))
+    assert told.count(": remark ") == 40
+    assert "... and 1 more in the formats json and html" in told
+    whole = render("markdown", replace(BEST, remarks=tuple(f"remark {n}" for n in range(40))))
+    assert " more in the formats" not in whole
 
 
 # -- LaTeX --------------------------------------------------------------------------------------
@@ -468,6 +719,44 @@ def test_the_best_is_bold_the_second_underlined_and_a_limited_run_neither() -> N
     assert rows.index(r"\midrule", rows.index(limited)) < rows.index(printed)
 
 
+def test_one_model_alone_is_not_the_best() -> None:
+    """A table of one model would be bold throughout."""
+    text = render("latex", BEST)
+    assert "textbf" not in text
+    assert "Best in bold" not in text
+
+
+def test_the_second_of_two_equal_bests_is_the_next_value() -> None:
+    """Of 70.0, 70.0 and 60.0 the last is underlined."""
+    entries = [replace(BEST, name=f"m{n}", scores=scores(*[v] * 5))
+               for n, v in enumerate((0.7, 0.70004, 0.6))]  # fmt: skip
+    text = render("latex", *entries)
+    assert set(re.findall(r"\\textbf\{([\d.]+)\}", text)) == {"70.0"}
+    assert set(re.findall(r"\\underline\{([\d.]+)\}", text)) == {"60.0"}
+
+
+def test_latex_has_all_tasks_of_up_to_eight_models_and_pages_beyond_45() -> None:
+    """A table would run off its page."""
+
+    def many(count: int) -> str:
+        return render("latex", *(replace(BEST, key=f"k{n}") for n in range(count)))
+
+    assert "each task" in many(8)
+    assert "each task" not in many(9)
+    assert "longtable" not in many(45)
+    assert "longtable" in many(46)
+
+
+@pytest.mark.parametrize(
+    ("suite", "label"),
+    [("toy", "toy"), ("My Suite_2", "my-suite-2"), ("模型", "suite"), ("s" * 99, "s" * 40)],
+)
+def test_a_label_of_latex_is_of_plain_letters(suite: str, label: str) -> None:
+    """A reference to it would not compile, or two tables would share an empty one."""
+    text = latex.render_boards([board(BEST, suite=suite)], ReportOptions(format="latex"))
+    assert re.findall(r"\\label\{(.*)\}", text) == [f"tab:{label}", f"tab:{label}-tasks"]
+
+
 # -- JSON ---------------------------------------------------------------------------------------
 
 
@@ -508,21 +797,16 @@ def test_json_holds_every_value_whole() -> None:
 def test_a_reproduction_is_a_sentence_in_text_and_whole_in_json(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from mmeb_harness.reports.board.ledger import Ledger, Line
-    from mmeb_harness.reports.board.published import rows
-    from mmeb_harness.reports.text import reproduction
-    from mmeb_harness.runfolder import read_run
-
     verdicts = ("within noise", "outside", "not comparable", "within noise", "outside")
     lines = [
         Line(key=task.name, measured=0.5, published=0.4, verdict=verdict)
         for task, verdict in zip(TASKS, verdicts, strict=True)
     ]
-    made = Ledger(row=rows()[0], tasks=lines, averages=())
+    made = Ledger(row=published.rows()[0], tasks=lines, averages=())
     monkeypatch.setattr(reproduction, "ledger", lambda run: made)
     entry = replace(BEST, run=read_run(write_run(Path("one"))))
     told = (
-        f"tasks against the published {rows()[0].name}: "
+        f"tasks against the published {published.rows()[0].name}: "
         "2 within noise, 2 outside (ObjectNet, RefCOCO), 1 not comparable"
     )
     assert f": {told}\n" in render("table", entry)
@@ -530,8 +814,21 @@ def test_a_reproduction_is_a_sentence_in_text_and_whole_in_json(
     assert read["folder"] == "one"
     assert [line["verdict"] for line in read["reproduction"]["tasks"]] == list(verdicts)
     assert read["reproduction"]["tasks"][0]["difference"] == pytest.approx(0.1)
-    made = Ledger(row=rows()[0], tasks=lines[2:3], averages=())
+    made = Ledger(row=published.rows()[0], tasks=lines[2:3], averages=())
     assert "tasks against" not in render("table", entry)
+
+
+@pytest.mark.parametrize(("count", "named"), [(6, " (t0, t1, t2, t3, t4, t5)"), (7, "")])
+def test_up_to_six_tasks_outside_are_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, count: int, named: str
+) -> None:
+    """The sentence would be a list of tasks, or name none of a few."""
+    lines = [Line(key=f"t{n}", measured=0.5, published=0.4, verdict="outside")
+             for n in range(count)]  # fmt: skip
+    made = Ledger(row=published.rows()[0], tasks=lines, averages=())
+    monkeypatch.setattr(reproduction, "ledger", lambda run: made)
+    text = render("table", replace(BEST, run=read_run(write_run(tmp_path))))
+    assert f"{published.rows()[0].name}: {count} outside{named}\n" in text
 
 
 # -- the command --------------------------------------------------------------------------------

@@ -88,6 +88,9 @@ def _examples(boards: Sequence[Board], options: ReportOptions) -> Examples:
 
 
 def _title(suites: Sequence[SuiteView]) -> str:
+    """Name the suites, and the model where there is one alone."""
+    if len(suites) == 1 and suites[0].alone:
+        return f"{suites[0].models[0].name} on {suites[0].head.title}"
     return ", ".join(suite.head.title for suite in suites) + " leaderboard"
 
 

@@ -19,6 +19,7 @@ from mmeb_harness.reports.page.tasks import TaskSection, tasks_of
 from mmeb_harness.reports.plots.bars import BarPanel, bars_of
 from mmeb_harness.reports.plots.curve import Curve, curve_of
 from mmeb_harness.reports.plots.forest import Forest, forest_of
+from mmeb_harness.reports.plots.profile import profile_of
 from mmeb_harness.reports.plots.scatter import Scatter, by_parameters, ind_against_ood
 from mmeb_harness.reports.readable import cut
 from mmeb_harness.sweep import read_sweep
@@ -29,13 +30,16 @@ COMPARED = 4
 
 @dataclass(frozen=True, kw_only=True)
 class SuiteView:
-    """One suite; `id` begins every id of its section."""
+    """One suite; `id` begins every id of its section, `alone` says that there is but one model, and
+    `tones` how its bars look."""
 
     id: str
     suite: str
+    alone: bool
     head: SuiteHead
     table: Table
     bars: Sequence[BarPanel]
+    tones: Sequence[str]
     scatters: Sequence[Scatter]
     forests: Sequence[Forest]
     not_compared: Sequence[str]
@@ -49,13 +53,18 @@ def suite_view(board: Board, number: int) -> SuiteView:
     """Gather what the page shows of a board, the `number`th on it."""
     runs = [entry for entry in board.entries if entry.run and entry.kind == "measured"]
     forests, refused = _forests(runs)
-    scatters = (by_parameters(board), ind_against_ood(board))
+    alone = len(board.entries) == 1
+    scatters = () if alone else (by_parameters(board), ind_against_ood(board))
+    panels = profile_of(board) if alone else bars_of(board)
+    bars = [bar for panel in panels for bar in panel.bars]
     return SuiteView(
         id=f"s{number}",
         suite=board.suite,
+        alone=alone,
         head=suite_head(board),
         table=table_of(board),
-        bars=bars_of(board),
+        bars=panels,
+        tones=sorted({bar.tone for bar in bars} | {"chance" for bar in bars if bar.chance}),
         scatters=[scatter for scatter in scatters if scatter],
         forests=forests,
         not_compared=refused,

@@ -105,7 +105,8 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The whole leaderboard, with the choices that its filters offer, and what occurs in it."""
+    """The leaderboard, with the choices that its filters offer, and what occurs in it: shades,
+    scores not measured here, averages by declared training, and marks."""
 
     groups: Sequence[Group]
     rows: Sequence[Row]
@@ -113,6 +114,9 @@ class Table:
     sizes: Sequence[tuple[str, str]]
     dimensions: bool
     ties: bool
+    shaded: bool
+    others: bool
+    declared: bool
     seen: bool
     unknown: bool
     printed: bool
@@ -140,6 +144,9 @@ def table_of(board: Board) -> Table:
                *([("unknown", "not known")] if "unknown" in sizes else [])],
         dimensions=_has_dimensions(board),
         ties=bool(ties),
+        shaded=any(f"h{shade}" in marks for shade in range(SHADES)),
+        others=any(kind != "measured" for kind in kinds),
+        declared=any(head.key in ("seen", "unseen") for group in groups for head in group.heads),
         seen="s" in marks,
         unknown=any(row.unknown for row in rows),
         printed="p" in marks,
@@ -210,7 +217,7 @@ def _place(column: Column, fold: str, entries: Sequence[Entry]) -> _Place:
         column=column,
         low=values[int(LOW * len(values))] if values else 0.0,
         high=values[-1] if values else 0.0,
-        best=max(whole, default=math.inf),
+        best=max(whole, default=math.inf) if len(entries) > 1 else math.inf,
         fold=fold,
     )
 

@@ -28,7 +28,7 @@ class Standing:
 @dataclass(frozen=True, kw_only=True)
 class TaskSection:
     """A task with its facts in words, and the models from best to worst; `key` is its name as the
-    results have it, `place` its number on the page."""
+    results have it, `place` its number on the page, `headline` the best score, or the only one."""
 
     key: str
     place: int
@@ -37,7 +37,7 @@ class TaskSection:
     split: str
     facts: Sequence[str]
     data: str
-    best: str
+    headline: str
     standings: Sequence[Standing]
 
 
@@ -52,7 +52,8 @@ def _section(column: Column, place: int, board: Board, names: dict[str, str]) ->
     name = column.key
     scored = [entry for entry in board.entries if name in entry.scores]
     scored.sort(key=lambda entry: -entry.scores[name].value)
-    top = scored[0].scores[name].value if scored else None
+    alone = len(board.entries) == 1
+    top = scored[0].scores[name].value if scored and not alone else None
     results = list(_results(board, name))
     failed = [entry for entry in board.entries if name in entry.failed]
     standings = [_standing(entry, name, names[entry.key], top) for entry in scored]
@@ -69,8 +70,20 @@ def _section(column: Column, place: int, board: Board, names: dict[str, str]) ->
         split=(column.split or "").upper(),
         facts=list(_facts(results)),
         data=_data(results),
-        best=percent(top),
+        headline=_only(scored, name) if alone else f"best {percent(top)}",
         standings=standings,
+    )
+
+
+def _only(scored: Sequence[Entry], task: str) -> str:
+    """Write the score of the only model with its interval."""
+    if not scored:
+        return percent(None)
+    score = scored[0].scores[task]
+    return (
+        f"{percent(score.value)} ({span(score.interval)})"
+        if score.interval
+        else percent(score.value)
     )
 
 

@@ -22,7 +22,8 @@ NAME = 22
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One model: a bar from the axis to `x`, and its interval in pixels."""
+    """One score: a bar from the axis to `x`, its interval and what chance gives in pixels; `tone`
+    is own, other (not measured here) or out (of distribution)."""
 
     y: int
     name: str
@@ -30,13 +31,14 @@ class Bar:
     low: float | None
     high: float | None
     value: str
-    own: bool
+    tone: str
     title: str
+    chance: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class BarPanel:
-    """The panel of one average; `more` counts the models that are not shown."""
+    """The panel of some scores; `more` counts the models that are not shown."""
 
     title: str
     note: str
@@ -44,7 +46,7 @@ class BarPanel:
     frame: Frame
     bars: Sequence[Bar]
     ticks: Sequence[Tick]
-    more: int
+    more: int = 0
 
 
 def bars_of(board: Board) -> list[BarPanel]:
@@ -61,10 +63,15 @@ def bars_of(board: Board) -> list[BarPanel]:
     return panels
 
 
+def frame_of(rows: int) -> Frame:
+    """Return the frame of a panel of so many bars."""
+    height = TOP + ROW * rows + FOOT
+    return Frame(width=WIDTH, height=height, left=LEFT, right=RIGHT, top=TOP, bottom=height - FOOT)
+
+
 def _panel(column: Column, scored: Sequence[Entry]) -> BarPanel:
     shown = scored[:SHOWN]
-    height = TOP + ROW * len(shown) + FOOT
-    frame = Frame(width=WIDTH, height=height, left=LEFT, right=RIGHT, top=TOP, bottom=height - FOOT)
+    frame = frame_of(len(shown))
     axis = value_axis([0.0, *(100 * _far(entry.scores[column.key]) for entry in shown)])
     bars = []
     for place, entry in enumerate(shown):
@@ -78,7 +85,7 @@ def _panel(column: Column, scored: Sequence[Entry]) -> BarPanel:
                 low=None if low is None else frame.across(axis, 100 * low),
                 high=None if high is None else frame.across(axis, 100 * high),
                 value=percent(score.value),
-                own=entry.run is not None,
+                tone="own" if entry.run else "other",
                 title=f"{cut(full_name(entry))}: {percent(score.value)} ({span(score.interval)})",
             )
         )

@@ -12,6 +12,49 @@ const tables = [...document.querySelectorAll(".ranks")].map((table) => {
   const keyOf = (title) => title.dataset.key;
   const remember = (changes) => { if (home === board) view.set(changes); };
 
+  // -- keeping pace: a change is drawn where the reader looks, and the rows far from there follow frame
+  // by frame. The table itself is whole all the time; room is kept for what is not drawn yet.
+  const SPARE = 100, STEP = 1500; // pixels beyond the view: at once, and more with each frame
+  const scroller = table.closest(".scroll");
+  const heights = new Map();
+  let reach = 0, sight = [0, 0], waiting = false;
+  const draw = () => {
+    const [top, bottom] = [sight[0] - reach, sight[1] + reach];
+    let end = 0, above = 0, below = 0;
+    for (const row of body.rows) {
+      const height = row.hidden ? 0 : heights.get(row) || 40;
+      const before = end + height < top, after = end > bottom;
+      row.classList.toggle("far", before || after);
+      end += height;
+      if (before) above += height;
+      else if (after) below += height;
+    }
+    table.style.marginTop = above ? `${above}px` : "";
+    table.style.marginBottom = below ? `${below}px` : "";
+    if (above || below) follow();
+    else for (const title of titles) title.style.minWidth = "";
+  };
+  const follow = () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => setTimeout(() => { // once what is there was painted
+      waiting = false;
+      reach += STEP;
+      draw();
+    }));
+  };
+  const change = (act) => {
+    sight = [scroller.scrollTop, scroller.scrollTop + scroller.clientHeight];
+    reach = SPARE;
+    if (!waiting) {
+      const widths = titles.map((title) => title.offsetWidth);
+      for (const row of rows) if (!row.hidden) heights.set(row, row.getBoundingClientRect().height);
+      titles.forEach((title, index) => { title.style.minWidth = `${widths[index]}px`; });
+    }
+    act();
+    draw();
+  };
+
   // -- sorting: the first click puts the best first, and what is missing always stays last
   const begins = (title) => (["rank", "model", "parameters"].includes(keyOf(title)) ? 1 : -1);
   const sort = (title, direction) => {
@@ -24,7 +67,8 @@ const tables = [...document.querySelectorAll(".ranks")].map((table) => {
       if (missing(x) || missing(y)) return missing(x) - missing(y);
       return direction * (words ? x.localeCompare(y) : x - y);
     };
-    body.append(...[...rows].sort(compare));
+    const sorted = [...rows].sort(compare);
+    if (sorted.some((row, place) => row !== body.rows[place])) body.append(...sorted);
     for (const one of titles) {
       one.setAttribute("aria-sort", one !== title ? "none" : direction > 0 ? "ascending" : "descending");
     }
@@ -44,7 +88,7 @@ const tables = [...document.querySelectorAll(".ranks")].map((table) => {
     button.addEventListener("click", () => {
       const now = title.getAttribute("aria-sort");
       const direction = now === "none" ? begins(title) : now === "ascending" ? -1 : 1;
-      sort(title, direction);
+      change(() => sort(title, direction));
       const sorted = `${direction < 0 ? "-" : ""}${keyOf(title)}`;
       remember({ sort: sorted === "rank" ? "" : sorted });
     });
@@ -67,11 +111,12 @@ const tables = [...document.querySelectorAll(".ranks")].map((table) => {
       if (row.hidden === fits) row.hidden = !fits;
       shown += fits;
     });
-    tool("status").textContent = shown === rows.length ? `${shown} model${shown === 1 ? "" : "s"}` : `${shown} of ${rows.length}`;
+    const all = rows.length === 1 ? "" : `${rows.length} models`;
+    tool("status").textContent = shown === rows.length ? all : `${shown} of ${rows.length}`;
     table.nextElementSibling.hidden = shown > 0;
   };
   const filtered = () => {
-    filter();
+    change(filter);
     remember({ find: tool("find").value.trim(), ...Object.fromEntries(FILTERS.map((name) => [name, chosen(name)])) });
   };
   for (const name of ["find", ...FILTERS]) tool(name)?.addEventListener("input", filtered);
@@ -108,19 +153,19 @@ const tables = [...document.querySelectorAll(".ranks")].map((table) => {
     group.append(button);
     fold(group, isOpen(group));
     button.addEventListener("click", () => {
-      fold(group, !isOpen(group));
+      change(() => fold(group, !isOpen(group)));
       folded();
     });
   }
   tool("tasks").addEventListener("input", (event) => {
-    for (const group of foldable) fold(group, event.target.checked || start.get(group));
+    change(() => { for (const group of foldable) fold(group, event.target.checked || start.get(group)); });
     folded();
   });
 
   // -- what is shown in a cell
   for (const name of ["spans", "heat"]) {
     tool(name).addEventListener("input", (event) => {
-      table.classList.toggle(`no-${name}`, !event.target.checked);
+      change(() => table.classList.toggle(`no-${name}`, !event.target.checked));
       remember({ [name]: event.target.checked ? "" : "off" });
     });
   }

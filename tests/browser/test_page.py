@@ -11,6 +11,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from mmeb_harness.result import Run
 
 pytestmark = [pytest.mark.browser, pytest.mark.thorough]
 
@@ -434,7 +435,9 @@ def test_what_got_through_would_be_stopped(
 # --- many models
 
 
-def test_two_hundred_models_sort_right(visit: Callable[..., Any], folder: Path) -> None:
+@pytest.fixture(scope="session")
+def many(folder: Path) -> Path:
+    """A page of 200 models on 36 tasks, with gaps."""
     from mmeb_harness.reporter import ReportOptions
     from mmeb_harness.reports.board.leaderboard import Board, Column, Entry, Score
     from mmeb_harness.reports.page.html import render_boards
@@ -442,7 +445,10 @@ def test_two_hundred_models_sort_right(visit: Callable[..., Any], folder: Path) 
 
     tasks = tuple(TaskName(name=f"task {n}", meta_task="vqa", split="ind") for n in range(36))
     every = tuple(task.name for task in tasks)
-    columns = [Column(key="overall", title="Overall", tasks=every, kind="average")]
+    columns = [
+        Column(key=key, title=key.title(), tasks=every, kind="average")
+        for key in ("overall", "vqa")
+    ]
     columns += [
         Column(key=name, title=name, tasks=(name,), kind="task", meta_task="vqa", split="ind")
         for name in every
@@ -465,7 +471,54 @@ def test_two_hundred_models_sort_right(visit: Callable[..., Any], folder: Path) 
     board = Board(suite="many", tasks=tasks, columns=tuple(columns), entries=entries)
     path = folder / "many.html"
     path.write_text(render_boards([board], [], ReportOptions(format="html")), encoding="utf-8")
-    page = visit(path)
+    return path
+
+
+def settled(page: Any) -> None:
+    """Wait until every row is drawn."""
+    page.locator(".ranks .far").first.wait_for(state="detached")
+
+
+def hold(page: Any) -> None:
+    """Keep rows from following: the page stays as it is right after a change."""
+    page.evaluate("window.requestAnimationFrame = () => 0")
+
+
+DRAWN = "[...document.querySelector('.ranks').tBodies[0].rows].filter((row) => row.offsetHeight)"
+
+
+def drawn(page: Any) -> int:
+    """How many rows of the leaderboard are laid out."""
+    count: int = page.evaluate(f"{DRAWN}.length")
+    return count
+
+
+def in_view(page: Any) -> bool:
+    """Whether rows fill the table's window from its head to its foot."""
+    filled: bool = page.evaluate(
+        f"""(() => {{
+          const window = document.querySelector(".scroll").getBoundingClientRect();
+          const head = document.querySelector(".ranks thead").getBoundingClientRect();
+          const rows = {DRAWN}.map((row) => row.getBoundingClientRect());
+          return rows[0].top <= head.bottom + 1 && rows.at(-1).bottom >= window.bottom - 2;
+        }})()"""
+    )
+    return filled
+
+
+def height(page: Any) -> int:
+    """How far the table scrolls."""
+    found: int = page.evaluate("document.querySelector('.scroll').scrollHeight")
+    return found
+
+
+def sorted_down(values: list[float | None]) -> bool:
+    known = [value for value in values if value is not None]
+    return values == sorted(known, reverse=True) + [None] * (len(values) - len(known))
+
+
+def test_two_hundred_models_sort_right(visit: Callable[..., Any], many: Path) -> None:
+    page = visit(many)
     page.locator('[data-tool="tasks"]').check()
     for key in ("overall", "task 3"):
         start = time.perf_counter()
@@ -476,3 +529,95 @@ def test_two_hundred_models_sort_right(visit: Callable[..., Any], folder: Path) 
         known = [value for value in values if value is not None]
         assert values == sorted(known, reverse=True) + [None] * (200 - len(known))
         assert len(known) == (200 if key == "overall" else 182)
+        settled(page)
+        assert drawn(page) == 200
+        assert column(page, key) == values
+
+
+def test_a_sorted_table_is_whole_before_all_of_it_is_drawn(
+    visit: Callable[..., Any], many: Path
+) -> None:
+    page = visit(many)
+    page.locator('[data-tool="tasks"]').check()
+    settled(page)
+    whole = height(page)
+    hold(page)
+    title(page, "task 5").locator("button").click()
+    assert 15 < drawn(page) < 80
+    assert in_view(page)
+    values = column(page, "task 5")
+    assert len(values) == 200
+    assert sorted_down(values)
+    assert abs(height(page) - whole) < 5  # room is kept for the rest
+    assert page.locator(".ranks tbody tr").first.is_visible()
+    assert title(page, "task 5").get_attribute("aria-sort") == "descending"
+
+
+@pytest.mark.parametrize("place", [0, 3000, 100_000])
+def test_what_is_looked_at_is_drawn_first_and_the_rest_follows(
+    visit: Callable[..., Any], many: Path, place: int
+) -> None:
+    held, free = visit(many), visit(many)
+    hold(held)
+    for page in (held, free):
+        scroller = page.locator(".scroll")
+        scroller.evaluate("(one, place) => { one.scrollTop = place }", place)
+        before = scroller.evaluate("(one) => one.scrollTop")
+        page.locator('[data-tool="tasks"]').check()
+        assert abs(scroller.evaluate("(one) => one.scrollTop") - before) < 5
+        assert in_view(page)
+    assert drawn(held) < 80
+    settled(free)
+    assert drawn(free) == 200
+    assert abs(free.locator(".scroll").evaluate("(one) => one.scrollTop") - before) < 5
+    assert not free.locator(".ranks").evaluate("(one) => one.style.margin")
+
+
+def test_filters_and_copies_hold_while_rows_follow(visit: Callable[..., Any], many: Path) -> None:
+    page = visit(many)
+    hold(page)
+    title(page, "overall").locator("button").click()
+    page.locator('[data-tool="find"]').fill("model 19")
+    assert drawn(page) == 12  # 19, 119, and 190 to 199: all of them fit into the view
+    assert len(names(page)) == 12
+    page.locator('[data-tool="find"]').fill("")
+    assert 15 < drawn(page) < 80
+    assert page.locator('[data-tool="status"]').first.inner_text() == "200 models"
+    assert sorted_down(column(page, "overall"))
+    page.locator(".menu summary").first.click()
+    with page.expect_download() as download:
+        page.locator('[data-save="csv"]').first.click()
+    assert Path(download.value.path()).read_text(encoding="utf-8").count("\n") == 201
+
+
+def test_paper_has_every_row_even_while_rows_follow(visit: Callable[..., Any], many: Path) -> None:
+    page = visit(many)
+    hold(page)
+    title(page, "overall").locator("button").click()
+    assert drawn(page) < 80
+    page.emulate_media(media="print")
+    assert drawn(page) == 200
+    assert page.locator(".ranks").evaluate("(one) => getComputedStyle(one).marginBottom") == "0px"
+
+
+def test_two_hundred_models_without_a_script(visit: Callable[..., Any], many: Path) -> None:
+    assert drawn(visit(many, java_script_enabled=False)) == 200
+
+
+# --- one model
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_page_of_one_run_is_its_profile(
+    visit: Callable[..., Any], render: Callable[..., Path], runs: list[Run], width: int
+) -> None:
+    page = visit(render("one", runs[:1]), width=width)
+    assert fits(page)
+    assert page.locator("h1").inner_text().startswith("alpha on ")
+    for tool in ("find", "complete", "clean", "heat"):  # there is nothing to choose from
+        assert not page.locator(f'[data-tool="{tool}"]').first.is_visible()
+    page.locator('[data-tool="tasks"]').check()
+    assert title(page, "Photos").is_visible()
+    shown = page.locator("figure:visible figcaption").all_inner_texts()
+    assert [words.split("\n")[0] for words in shown] == [
+        "Averages", "Classification", "VQA", "Retrieval"]  # fmt: skip
