@@ -7,8 +7,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
+from mmeb_harness.encoder import Packing
+from mmeb_harness.engines.engine import EngineName, EngineSettings, check_engine
 from mmeb_harness.errors import UsageError, unknown_name
 from mmeb_harness.files import FileIndex, cache_root
 from mmeb_harness.models import build_encoder, resolve_model
@@ -27,6 +29,10 @@ __all__ = ["Request", "evaluate", "load_encoder", "prepare_job", "train"]
 
 DEFAULT_MODEL, DEFAULT_SUITE = "mini-vlm", "mini"
 """What a bare `run` runs, with nothing downloaded."""
+
+
+LEAST = {"limit": 1, "batch_tokens": 1, "gpus": 1, "actors": 1, "workers": 0}
+"""The least of each number that can be asked for."""
 
 
 def load_encoder(
@@ -65,6 +71,10 @@ class Request:
     device: str | None = None
     dtype: str | None = None
     batch_tokens: int | None = None
+    packing: str = "auto"
+    engine: str | None = None
+    gpus: int | None = None
+    actors: int | None = None
     workers: int | None = None
 
 
@@ -84,6 +94,13 @@ def prepare_job(
     cache = cache_root(_path(request.cache_dir))
     index = FileIndex(cache)
     subject = _subject(request, registry, index)
+    engine = EngineSettings(
+        name=cast("EngineName | None", request.engine),
+        gpus=request.gpus,
+        actors=request.actors,
+        workers=request.workers,
+    )
+    check_engine(engine, subject.encoder)
     data_dir = request.data_dir or os.environ.get("MMEB_HARNESS_DATA_DIR")
     settings = RunSettings(
         suite=suite,
@@ -99,7 +116,8 @@ def prepare_job(
         limit=request.limit,
         scoring=cast("Scoring", request.scoring),
         batch_tokens=request.batch_tokens,
-        workers=request.workers,
+        packing=cast("Packing", request.packing),
+        engine=engine,
     )
     return Job(subject, settings, registry, index, progress)
 
@@ -121,7 +139,15 @@ def _subject(request: Request, registry: Registry, index: FileIndex) -> Subject:
 def _check_numbers(request: Request) -> None:
     if request.scoring not in ("expected", "reference"):
         raise unknown_name("scoring", request.scoring, ("expected", "reference"))
-    for name, least in (("limit", 1), ("batch_tokens", 1), ("workers", 0)):
+    if request.packing not in get_args(Packing):
+        raise unknown_name("packing", request.packing, get_args(Packing))
+    if request.engine not in (None, "local", "ray"):
+        raise unknown_name("engine", str(request.engine), ("local", "ray"))
+    if request.engine == "local" and (request.gpus or request.actors):
+        raise UsageError("--gpus and --actors are for the engine ray: leave --engine local out")
+    if request.gpus and request.actors:
+        raise UsageError("--gpus N is N actors of a GPU each: leave --actors out")
+    for name, least in LEAST.items():
         value = getattr(request, name)
         if value is not None and value < least:
             raise UsageError(f"--{name.replace('_', '-')} must be at least {least}, not {value}")
@@ -136,8 +162,9 @@ def evaluate(model: Any = None, *, progress: Progress | None = None, **options: 
 
     The options are those of Request: `tasks`, `suite`, `data_dir`, `image_dir`, `output_dir` (the
     run's folder), `cache_dir`, `fresh`, `limit`, `scoring`, `device`, `dtype`, `batch_tokens`,
-    `workers` (0 unless given: a script that starts processes must guard its main module), and
-    `overrides` (card fields, as `-M`). Failed tasks are in the result, not raised.
+    `packing`, `engine`, `gpus`, `actors`, `workers` (0 unless given: a script that starts processes
+    must guard its main module), and `overrides` (card fields, as `-M`). Failed tasks are in the
+    result, not raised.
 
     Raises:
         UsageError: for an unknown name or option.

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from mmeb_harness.encoder import Vectors
 from mmeb_harness.result import TaskResult
-from mmeb_harness.score import Outcomes, chance, normalised
+from mmeb_harness.score import ROWS_IN_CACHE, Outcomes, chance, normalised
 from mmeb_harness.statistics import task_interval
 from mmeb_harness.task import Task
 from mmeb_harness.taskdata import TaskData
@@ -79,6 +79,14 @@ def _identity(task: Task) -> dict[str, Any]:
 
 
 def _collapsed(vectors: Vectors) -> bool:
-    unit = normalised(vectors)
-    centre = unit.mean(axis=0)
-    return len(unit) > 2 and float(np.linalg.norm(centre)) > COLLAPSED
+    """Tell whether the mean of the unit vectors is all but one of them; a few that differ settle
+    it, since the others can add no more than their number."""
+    count, seen = len(vectors), 0
+    total = np.zeros(vectors.shape[1:], dtype=np.float64)
+    for start in range(0, count, ROWS_IN_CACHE):
+        block = normalised(vectors[start : start + ROWS_IN_CACHE])
+        total += block.sum(axis=0, dtype=np.float64)
+        seen += len(block)
+        if float(np.linalg.norm(total)) + count - seen <= COLLAPSED * count:
+            return False
+    return count > 2

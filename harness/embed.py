@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from mmeb_harness.encode import encode_missing
 from mmeb_harness.encoder import Vectors
-from mmeb_harness.engines.local import chosen_workers
+from mmeb_harness.engines.engine import EngineSettings, open_engine
 from mmeb_harness.errors import ItemError
 from mmeb_harness.files import FileIndex
 from mmeb_harness.gather import Work, gather_items, name_faults
@@ -50,8 +50,9 @@ def embed_items(
         keys, faults = gathered.keys, gathered.faults
         plan = _plan(subject, work, batch_budget(subject, batch_tokens))
         progress.planned(len(plan.keys), plan.tokens, len(work.stored))
-        workers = chosen_workers(subject.encoder, len(list(plan.rows_by_batch())), workers)
-        for step in encode_missing(subject.encoder, plan, work, store, workers):
+        batches = len(list(plan.rows_by_batch()))
+        engine = open_engine(EngineSettings(workers=workers), subject.encoder, batches)
+        for step in encode_missing(plan, work, store, engine):
             progress.encoded(len(step.keys), step.tokens)
         faults |= {place: work.faults[key] for place, key in enumerate(keys) if key in work.faults}
         if faults:
@@ -61,4 +62,11 @@ def embed_items(
 
 def _plan(subject: Subject, work: Work, budget: int) -> Plan:
     sizes = work.measure(subject.encoder)
-    return make_plan(list(work.missing), sizes, budget=budget, identity="", name=new_plan_name())
+    return make_plan(
+        list(work.missing),
+        sizes,
+        budget=budget,
+        identity="",
+        name=new_plan_name(),
+        pictures=work.pictures(),
+    )

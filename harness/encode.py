@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from mmeb_harness.encoder import PlannedEncoder
-from mmeb_harness.engines.local import run_batches
+from mmeb_harness.engines.batch import Encoded
+from mmeb_harness.engines.engine import Engine
+from mmeb_harness.errors import EncoderFailed
 from mmeb_harness.gather import Work
 from mmeb_harness.plan import Key, Plan
 from mmeb_harness.store import VectorStore
+
+BARREN = 4
+"""Items that may fail from the start before the encoder itself is taken to be at fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,9 +35,7 @@ def missing_batches(plan: Plan, work: Work) -> list[list[int]]:
     return [rows for rows in batches if rows]
 
 
-def encode_missing(
-    encoder: PlannedEncoder, plan: Plan, work: Work, store: VectorStore, workers: int
-) -> Iterator[Step]:
+def encode_missing(plan: Plan, work: Work, store: VectorStore, engine: Engine) -> Iterator[Step]:
     """Encode and store the missing items; what cannot be encoded is added to `work.faults`.
 
     Raises:
@@ -41,18 +44,30 @@ def encode_missing(
     """
     batches = missing_batches(plan, work)
     rendered = [[work.missing[plan.keys[row]] for row in rows] for rows in batches]
-    encoded_batches = run_batches(encoder, rendered, workers)
-    try:
-        for rows, encoded in zip(batches, encoded_batches, strict=True):
-            keys = [plan.keys[row] for row in rows]
-            if len(encoded.rows):
-                store.add([keys[row] for row in encoded.rows], encoded.vectors)
-            work.faults.update({keys[row]: why for row, why in encoded.failures.items()})
-            yield Step(
-                keys=keys,
-                computed=len(encoded.rows),
-                tokens=int(plan.sizes[rows].sum()),
-                recut=encoded.recut,
-            )
-    finally:
-        store.flush()
+    with contextlib.closing(engine.run(rendered)) as done:
+        try:
+            for number, encoded in _fertile(done):
+                rows = batches[number]
+                keys = [plan.keys[row] for row in rows]
+                if len(encoded.rows):
+                    store.add([keys[row] for row in encoded.rows], encoded.vectors)
+                work.faults.update({keys[row]: why for row, why in encoded.failures.items()})
+                yield Step(
+                    keys=keys,
+                    computed=len(encoded.rows),
+                    tokens=int(plan.sizes[rows].sum()),
+                    recut=encoded.recut,
+                )
+        finally:
+            store.flush()
+
+
+def _fertile(done: Iterator[tuple[int, Encoded]]) -> Iterator[tuple[int, Encoded]]:
+    """Pass on what is done; give up where nothing but failures has come from the start."""
+    barren = 0
+    for number, encoded in done:
+        barren = -1 if len(encoded.rows) or barren < 0 else barren + len(encoded.failures)
+        if barren >= BARREN:
+            why = next(iter(encoded.failures.values()))
+            raise EncoderFailed(f"the encoder fails on every item it is given: {why}")
+        yield number, encoded

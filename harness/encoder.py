@@ -12,11 +12,13 @@ from __future__ import annotations
 import contextlib
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from mmeb_harness.errors import UsageError
 from mmeb_harness.item import Item, Rendered
 from numpy.typing import NDArray
 
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     import torch
 
 Vectors = NDArray[np.float32]
+
+Packing = Literal["auto", "on", "off"]
+"""Whether the rows of a batch run end to end, without padding; `auto`: where that is quicker."""
 
 Batch = Any
 """What `prepare` hands to `forward`: on the CPU, picklable, and nobody else's business."""
@@ -62,6 +67,20 @@ class PlannedEncoder(ABC):
     @abstractmethod
     def forward(self, batch: Batch) -> torch.Tensor | Vectors:
         """Return the (n, dim) vectors of a batch; differentiable where there is a module."""
+
+    def pack(self, wanted: Packing) -> bool:
+        """Choose whether the rows of a batch run end to end, without padding, and return it.
+
+        `auto` packs where that is quicker. No vector depends on it.
+
+        Raises:
+            UsageError: where `on` is wanted of an encoder that cannot.
+        """
+        if wanted == "on":
+            raise UsageError(
+                f"--packing on: {type(self).__name__} cannot run items end to end; leave it out"
+            )
+        return False
 
     def fingerprint(self) -> str | None:
         """Return a digest of what decides a vector here, or None where that is unknown.
@@ -136,9 +155,32 @@ DIRECT_BATCH_TOKENS = 2048
 
 def infer(encoder: PlannedEncoder, batch: Batch) -> Vectors:
     """Run `forward` without a graph and return float32 rows on the CPU."""
+    return begin(encoder, batch)()
+
+
+Arriving = Callable[[], Vectors]
+"""Waits for vectors that are under way from the device."""
+
+
+def begin(encoder: PlannedEncoder, batch: Batch) -> Arriving:
+    """Have the device run `forward` without a graph, and copy float32 rows to the CPU behind it;
+    do not wait for either."""
     torch = sys.modules.get("torch")  # an encoder that needs torch has imported it by now
     with torch.inference_mode() if torch is not None else contextlib.nullcontext():
-        return as_vectors(encoder.forward(batch))
+        vectors: Any = encoder.forward(batch)
+        if torch is None or not getattr(vectors, "is_cuda", False):
+            return partial(as_vectors, vectors)
+        there = vectors.detach().float()
+        here = torch.empty(there.shape, dtype=there.dtype, pin_memory=True)
+        here.copy_(there, non_blocking=True)
+        copied = torch.cuda.Event()
+        copied.record()
+
+    def wait() -> Vectors:
+        copied.synchronize()
+        return np.array(here)
+
+    return wait
 
 
 def as_vectors(vectors: Any) -> Vectors:

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,6 +21,9 @@ from mmeb_harness.errors import EnvironmentFault
 
 SETTLED_NS = 20_000_000
 """A file younger than this may change again within one tick of its clock: not remembered."""
+
+NAMES_AT_ONCE = 500
+"""Paths in one question to the database."""
 
 
 @contextmanager
@@ -85,6 +88,7 @@ class FileIndex:
     def __init__(self, root: Path) -> None:
         self.path = root / "files.sqlite"
         self._learnt: dict[str, tuple[str, str]] = {}
+        self._recalled: dict[str, tuple[str, str]] = {}
         try:
             root.mkdir(parents=True, exist_ok=True)
             self._rows = sqlite3.connect(self.path, timeout=30)
@@ -98,7 +102,18 @@ class FileIndex:
                 f"the cache {root} cannot be used ({error}): choose --cache-dir"
             ) from None
 
-    def digest(self, path: Path) -> str:
+    def recall(self, paths: Iterable[str]) -> None:
+        """Look up files whose digests will be asked for, all at once, until the next `flush`."""
+        names = [os.path.abspath(path) for path in paths]
+        for start in range(0, len(names), NAMES_AT_ONCE):
+            chosen = names[start : start + NAMES_AT_ONCE]
+            marks = ", ".join("?" * len(chosen))
+            found = self._rows.execute(
+                f"SELECT path, state, digest FROM files WHERE path IN ({marks})", chosen
+            )
+            self._recalled.update((path, (state, digest)) for path, state, digest in found)
+
+    def digest(self, path: str | os.PathLike[str]) -> str:
         """Return the SHA-256 of a file, reading it only if it is new or has changed."""
         name, status = os.path.abspath(path), os.stat(path)
         state = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
@@ -121,8 +136,9 @@ class FileIndex:
         return digest.hexdigest()
 
     def _known(self, name: str) -> tuple[str, str] | None:
-        if name in self._learnt:
-            return self._learnt[name]
+        known = self._learnt.get(name) or self._recalled.get(name)
+        if known is not None:
+            return known
         row: tuple[str, str] | None = self._rows.execute(
             "SELECT state, digest FROM files WHERE path = ?", (name,)
         ).fetchone()
@@ -130,6 +146,7 @@ class FileIndex:
 
     def flush(self) -> None:
         """Write what was learnt since the last time."""
+        self._recalled.clear()
         rows = [(name, *fact) for name, fact in self._learnt.items()]
         with contextlib.suppress(sqlite3.OperationalError), self._rows:
             self._rows.executemany("REPLACE INTO files VALUES (?, ?, ?)", rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,13 +11,16 @@ from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines.batch import reason
 from mmeb_harness.errors import EnvironmentFault, TaskError
 from mmeb_harness.files import FileIndex
-from mmeb_harness.image import describe
+from mmeb_harness.image import describe, source_key
 from mmeb_harness.item import Item, Rendered
 from mmeb_harness.keys import image_digest, item_key
 from mmeb_harness.plan import Key
 from mmeb_harness.store import VectorStore
 from mmeb_harness.taskdata import TaskData
 from numpy.typing import NDArray
+
+AT_ONCE = 256
+"""Items that are looked up in the store together."""
 
 
 @dataclass
@@ -31,6 +34,13 @@ class Work:
     stored: set[Key] = field(default_factory=set)
     faults: dict[Key, str] = field(default_factory=dict)
 
+    def look_up(self, asked: dict[Key, Rendered], store: VectorStore) -> None:
+        """Note of what is asked for which vectors are there and which are not; empty it."""
+        found = store.find(asked)
+        self.stored |= found
+        self.missing.update((key, one) for key, one in asked.items() if key not in found)
+        asked.clear()
+
     def measure(self, encoder: PlannedEncoder) -> NDArray[np.int32]:
         """Return the tokens of each missing item, in order; the immeasurable become faults."""
         sizes = []
@@ -43,6 +53,15 @@ class Work:
                 self.faults[key] = reason(error)
                 del self.missing[key]
         return np.array(sizes, dtype=np.int32)
+
+    def pictures(self) -> list[int]:
+        """Number the image of each missing item, in order; -1 where there is none."""
+        numbers: dict[Hashable, int] = {}
+        images = (rendered.image for rendered in self.missing.values())
+        return [
+            -1 if image is None else numbers.setdefault(source_key(image), len(numbers))
+            for image in images
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +91,8 @@ def gather_items(
     keys: list[Key] = []
     faults: dict[int, str] = {}
     images: list[str | None] = []
+    asked: dict[Key, Rendered] = {}
+    index.recall(item.image for item in items if isinstance(item.image, str))
     for place, item in enumerate(items):
         try:
             rendered = encoder.render(item)
@@ -87,13 +108,12 @@ def gather_items(
         key = item_key(rendered, image)
         keys.append(key)
         if key not in work.missing and key not in work.stored:
-            if store.find([key]):
-                work.stored.add(key)
-            else:
-                work.missing[key] = rendered
-        if place % 256 == 255:
-            advance(256)
-    advance(len(items) % 256)
+            asked.setdefault(key, rendered)
+        if place % AT_ONCE == AT_ONCE - 1:
+            work.look_up(asked, store)
+            advance(AT_ONCE)
+    work.look_up(asked, store)
+    advance(len(items) % AT_ONCE)
     index.flush()
     return Gathered(keys=keys, faults=faults, images=images)
 

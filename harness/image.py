@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
@@ -75,6 +75,21 @@ def describe(source: ImageSource) -> str:
     if isinstance(source, str | os.PathLike):
         return repr(os.fspath(source))
     return "given as bytes" if isinstance(source, bytes) else "given as a PIL image"
+
+
+def source_key(source: ImageSource) -> Hashable:
+    """Return what equal sources share: one path, one content, or one PIL image."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return source if isinstance(source, bytes) else id(source)
+
+
+def distinct(sources: Sequence[ImageSource]) -> tuple[list[ImageSource], list[int]]:
+    """Return the distinct sources in order, and of each given source its place among them."""
+    first: dict[Hashable, int] = {}
+    places = [first.setdefault(source_key(source), len(first)) for source in sources]
+    found = dict(zip(places, sources, strict=True))
+    return [found[place] for place in range(len(first))], places
 
 
 def image_size(source: ImageSource) -> tuple[int, int]:

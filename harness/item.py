@@ -18,7 +18,7 @@ PLACEHOLDER = "<|image_1|>"
 """How MMEB writes an image into a text; each family puts its own token there."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Item:
     """One thing to embed: a text, an image, or both.
 
@@ -35,7 +35,7 @@ class Item:
     modality: Modality | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
     """Exactly what a model will see of one item: text after its prompt form, and the image.
 

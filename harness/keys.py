@@ -14,6 +14,7 @@ import os
 from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +73,14 @@ def digest_of(facts: Mapping[str, Any]) -> str:
 
 def item_key(rendered: Rendered, image: str | None) -> Key:
     """Return the key of one rendered item, `image` being the digest of its image."""
-    content = json.dumps([rendered.text, image, rendered.settings])
+    settings = ", ".join(map(_quoted, rendered.settings))
+    content = f"[{_quoted(rendered.text)}, {_quoted(image)}, [{settings}]]"  # a list in JSON
     return hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()[:16]
+
+
+def _quoted(text: str | None) -> str:
+    """Return `json.dumps`, without its preparations."""
+    return "null" if text is None else encode_basestring_ascii(text)
 
 
 def image_digest(source: ImageSource | None, index: FileIndex) -> str | None:
@@ -89,7 +96,7 @@ def image_digest(source: ImageSource | None, index: FileIndex) -> str | None:
     if not isinstance(source, str | os.PathLike):
         return pixel_digest(source)
     try:
-        return index.digest(Path(source))
+        return index.digest(source)
     except FileNotFoundError:
         raise ItemError(
             f"image {describe(source)} does not exist (--image-dir names the root of the paths)"

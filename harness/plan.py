@@ -25,6 +25,10 @@ Key = bytes
 PLAN_FILE = "plan.arrow"
 MAX_BATCH_ITEMS = 256
 
+ALIKE = 0.85
+"""Items of one image are batched together if none has less than this share of another's tokens:
+what is then padded is far less than an image."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -55,20 +59,45 @@ class Plan:
                 yield range(start, stop)
 
 
-def cut_batches(sizes: NDArray[np.int32], budget: int) -> list[NDArray[np.int64]]:
+def cut_batches(
+    sizes: NDArray[np.int32], budget: int, pictures: Sequence[int] | None = None
+) -> list[NDArray[np.int64]]:
     """Cut items into batches of similar size, largest first, padded tokens within the budget.
 
     Returns the indices of each batch. Equal sizes keep their order; a single item may exceed the
-    budget alone.
+    budget alone. `pictures` numbers the image of each item (-1: none): items of similar size that
+    show one image come together, so that it is prepared and seen once.
     """
-    order = np.argsort(-sizes.astype(np.int64), kind="stable")
+    rooms, companies = sizes.astype(np.int64), np.arange(len(sizes))
+    if pictures is not None:
+        _bring_together(rooms, companies, np.asarray(pictures, dtype=np.int64))
+    order = np.lexsort((companies, -rooms))
     batches, start = [], 0
     while start < len(order):
-        room = max(1, budget // max(1, int(sizes[order[start]])))
+        room = max(1, budget // max(1, int(rooms[order[start]])))
         stop = start + min(room, MAX_BATCH_ITEMS)
         batches.append(order[start:stop])
         start = stop
     return batches
+
+
+def _bring_together(
+    rooms: NDArray[np.int64], companies: NDArray[np.int64], pictures: NDArray[np.int64]
+) -> None:
+    """Give items of one image and similar size one number and the room of their largest."""
+    order = np.lexsort((-rooms, pictures))
+    edges = np.flatnonzero(np.diff(pictures[order], prepend=-1, append=-1))
+    for start, stop in pairwise(edges.tolist()):
+        members = order[start:stop]
+        if pictures[members[0]] < 0 or len(members) < 2:
+            continue
+        sizes = rooms[members]
+        first = 0
+        for place in range(1, len(members) + 1):
+            if place == len(members) or sizes[place] < ALIKE * sizes[first]:
+                rooms[members[first:place]] = sizes[first]
+                companies[members[first:place]] = members[first:place].min()
+                first = place
 
 
 def make_plan(
@@ -79,9 +108,10 @@ def make_plan(
     identity: str,
     name: str,
     fresh: bool = False,
+    pictures: Sequence[int] | None = None,
 ) -> Plan:
-    """Sort and cut the missing keys into batches."""
-    chosen = cut_batches(sizes, budget)
+    """Sort and cut the missing keys into batches, as `cut_batches` does."""
+    chosen = cut_batches(sizes, budget, pictures)
     order = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
     numbers = np.repeat(np.arange(len(chosen)), [len(rows) for rows in chosen])
     return Plan(

@@ -117,7 +117,9 @@ class RunRecord(BaseModel):
     device_name: str | None = None
     attention: str | None = None
     engine: str = "local"
+    actors: int = 1
     batch_tokens: int
+    packed: bool = False
     workers: int
     seed: int | None = None
     command: tuple[str, ...] = ()

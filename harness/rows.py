@@ -8,6 +8,7 @@ vectors again, without the benchmark's data and without the model.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from mmeb_harness.taskdata import TaskData
 from numpy.typing import NDArray
 
 INDICES = pa.list_(pa.int32())
+
+_UNTIDY = re.compile(r"//|/\.?(/|$)")
+"""What `Path` leaves out of a path."""
 
 ROWS = pa.schema(
     {
@@ -119,9 +123,16 @@ def items_of(data: TaskData, gathered: Gathered) -> TaskItems:
         keys=gathered.keys,
         texts=[item.text for item in data.items],
         instructions=[item.instruction for item in data.items],
-        images=[None if path is None else str(Path(path).absolute()) for path in paths],
+        images=[None if path is None else _absolute(os.fspath(path)) for path in paths],
         image_digests=gathered.images,
     )
+
+
+def _absolute(path: str) -> str:
+    """Return `Path.absolute`, which takes long to find that there is nothing to do."""
+    if path.startswith("/") and _UNTIDY.search(path) is None:
+        return path
+    return str(Path(path).absolute())
 
 
 def clusters_of(rows: TaskRows | Hits) -> tuple[Cluster, ...]:

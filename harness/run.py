@@ -15,7 +15,9 @@ from typing import Any
 from mmeb_harness import environment, runfolder
 from mmeb_harness.assess import assess, failed
 from mmeb_harness.encode import encode_missing, missing_batches
+from mmeb_harness.encoder import Packing
 from mmeb_harness.engines.batch import reason
+from mmeb_harness.engines.engine import EngineSettings, open_engine
 from mmeb_harness.engines.local import chosen_workers
 from mmeb_harness.errors import (
     DataMissing,
@@ -25,7 +27,7 @@ from mmeb_harness.errors import (
     TaskError,
 )
 from mmeb_harness.files import FileIndex, check_writable
-from mmeb_harness.forecast import Forecast, forecast
+from mmeb_harness.forecast import Forecast, Place, forecast
 from mmeb_harness.gather import Gathered, Work, gather_task, name_item
 from mmeb_harness.hits import write_hits
 from mmeb_harness.keys import digest_of, numeric_stack
@@ -66,7 +68,8 @@ class RunSettings:
     limit: int | None = None
     scoring: Scoring = "expected"
     batch_tokens: int | None = None
-    workers: int | None = None
+    packing: Packing = "auto"
+    engine: EngineSettings = field(default_factory=EngineSettings)
 
 
 @dataclass
@@ -103,6 +106,7 @@ class Job:
         self.plan_name, self.fresh = new_plan_name(), settings.fresh
         self.reused: Counter[str] = Counter()
         self._claimed = False
+        self.packed = subject.encoder.pack(settings.packing)
         self.record = self._new_record()
 
     def run(self) -> Run:
@@ -133,7 +137,14 @@ class Job:
         work, tasks = self._gather(store)
         plan = self._plan(work, tasks, before)
         missing = {name: result.error or "" for name, result in self.results.items()}
-        return forecast(self.subject.encoder, plan, work, missing)
+        keys_of = {task.task.name: task.keys for task in tasks}
+        chosen = self.settings.engine
+        actors = chosen.gpus or chosen.actors or 1
+        workers = chosen_workers(
+            self.subject.encoder, len(missing_batches(plan, work)), chosen.workers
+        )
+        place = Place(actors=actors, workers=workers)
+        return forecast(self.subject.encoder, plan, work, keys_of, missing, place)
 
     # -- steps ---------------------------------------------------------------------------------
 
@@ -227,6 +238,7 @@ class Job:
             identity=identity,
             name=self.plan_name,
             fresh=self.fresh,
+            pictures=work.pictures(),
         )
 
     def _encode(self, plan: Plan, work: Work, tasks: list[_Open], store: VectorStore) -> None:
@@ -237,9 +249,10 @@ class Job:
             self.progress.loading(self.subject.name)
         try:
             encoder = self.subject.encoder
-            workers = chosen_workers(encoder, batches, self.settings.workers)
-            self.record = self.record.model_copy(update={"workers": workers})
-            for step in encode_missing(encoder, plan, work, store, workers):
+            engine = open_engine(self.settings.engine, encoder, batches)
+            place = {name: getattr(engine, name) for name in ("name", "actors", "workers")}
+            self.record = self.record.model_copy(update={"engine": place.pop("name"), **place})
+            for step in encode_missing(plan, work, store, engine):
                 self.computed += step.computed
                 if step.recut:
                     self._warn("a batch did not fit or failed, and was cut into smaller ones")
@@ -345,7 +358,8 @@ class Job:
             device_name=environment.device_name(subject.device),
             attention=getattr(subject.encoder, "attention", None),
             batch_tokens=self._batch_tokens,
-            workers=self.settings.workers or 0,
+            packed=self.packed,
+            workers=self.settings.engine.workers or 0,
             command=environment.command_line(),
             started=environment.now(),
         )

@@ -16,6 +16,12 @@ from mmeb_harness.errors import TaskError
 from mmeb_harness.item import Item
 from numpy.typing import NDArray
 
+ROWS_AT_ONCE = 128
+"""Rows that are laid out as a rectangle at a time."""
+
+FEW_GOLD = 16
+"""Gold of a query up to which comparing with each is quicker than sorting."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ragged:
@@ -47,6 +53,22 @@ class Ragged:
     def lengths(self) -> NDArray[np.int64]:
         """Length of each row, (n,)."""
         return self.stops - self.starts
+
+    def padded(self, rows: range, fill: int) -> NDArray[np.int32]:
+        """Return some rows as a rectangle (rows, longest), `fill` behind the shorter ones."""
+        starts, lengths = self.starts[rows.start : rows.stop], self.lengths[rows.start : rows.stop]
+        width = int(lengths.max(initial=0))
+        if not width or (lengths == width).all():
+            if (starts == starts[:1]).all():  # all share one pool
+                part = self.values[starts[0] : starts[0] + width] if width else self.values[:0]
+                return np.broadcast_to(part, (len(rows), width))
+            if (np.diff(starts) == width).all():  # one after the other
+                part = self.values[starts[0] : starts[-1] + width]
+                return part.reshape(len(rows), width)
+        steps = np.arange(width)
+        places = np.minimum(starts[:, None] + steps, len(self.values) - 1)
+        inside = steps < lengths[:, None]
+        return np.where(inside, self.values[places], np.int32(fill))
 
     def head(self, rows: int) -> Ragged:
         """Return the first rows."""
@@ -112,11 +134,11 @@ class TaskData:
         for rows in (self.queries, self.candidates.values, self.gold.values):
             if len(rows) and not 0 <= rows.min() <= rows.max() < len(self.items):
                 raise TaskError("it points at items that are not there")
-        for query, (candidates, gold) in enumerate(zip(self.candidates, self.gold, strict=True)):
-            if not len(candidates):
-                raise TaskError(f"query {query} has no candidates")
-            if not np.isin(gold, candidates).any():
-                raise TaskError(f"query {query} has no gold among its candidates")
+        found = gold_counts(self.candidates, self.gold) > 0
+        if not found.all():
+            query = int(np.argmin(found))
+            lacking = "gold among its candidates" if len(self.candidates[query]) else "candidates"
+            raise TaskError(f"query {query} has no {lacking}")
 
     def head(self, queries: int) -> TaskData:
         """Return the first queries, with only the items they reach."""
@@ -137,6 +159,27 @@ class TaskData:
             candidates=replace(candidates, values=place[candidates.values]),
             gold=replace(gold, values=place[gold.values]),
         )
+
+
+def gold_marks(candidates: Ragged, gold: Ragged, rows: range) -> NDArray[np.bool_]:
+    """Tell of some rows' candidates, as `Ragged.padded` lays them out, which are gold."""
+    shown, right = candidates.padded(rows, -1), gold.padded(rows, -2)
+    if right.shape[1] > FEW_GOLD:
+        return np.array([np.isin(row, own) for row, own in zip(shown, right, strict=True)])
+    marks = np.zeros(shown.shape, dtype=bool)
+    for column in right.T:
+        marks |= shown == column[:, None]
+    return marks
+
+
+def gold_counts(candidates: Ragged, gold: Ragged) -> NDArray[np.int64]:
+    """Count the gold among each row's candidates, (n,)."""
+    total = len(candidates)
+    counts = [
+        gold_marks(candidates, gold, range(start, min(start + ROWS_AT_ONCE, total))).sum(axis=1)
+        for start in range(0, total, ROWS_AT_ONCE)
+    ]
+    return np.concatenate([*counts, np.zeros(0, dtype=np.int64)])
 
 
 def _places(gold: Any, row: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
+from mmeb_harness.encoder import Packing
 from mmeb_harness.errors import ItemError
-from mmeb_harness.image import image_size, load_image, resize_square, square_side, to_rgb
+from mmeb_harness.image import distinct, image_size, load_image, resize_square, square_side, to_rgb
 from mmeb_harness.item import ImageSource, Item, Rendered
 from mmeb_harness.plugins.pretrained import Pretrained
 from mmeb_harness.plugins.weights import wide
@@ -38,7 +39,9 @@ Seen = Any
 class DecoderBatch:
     """A prepared batch, padded on one side; `images` is what the image processor gave, if any.
 
-    `seen` is what the vision tower made of them, where that is computed already.
+    `seen` is what the vision tower made of them, where that is computed already. Where items share
+    a picture, `images` holds it once: `pictures_I` says which one each item with an image shows,
+    and `features_T` where among the features each image token finds its own.
     """
 
     ids_BL: torch.Tensor
@@ -47,6 +50,12 @@ class DecoderBatch:
     images: Mapping[str, torch.Tensor] | None
     left: bool
     seen: Seen | None = None
+    pictures_I: torch.Tensor | None = None
+    features_T: torch.Tensor | None = None
+
+    def of_items(self, of_pictures: torch.Tensor) -> torch.Tensor:
+        """Return for each item with an image, in order, what there is of its picture."""
+        return of_pictures if self.pictures_I is None else of_pictures[self.pictures_I]
 
 
 class Decoder(Pretrained):
@@ -57,6 +66,15 @@ class Decoder(Pretrained):
 
     padding_side = "right"
     adapter_targets = ("language_model",)
+
+    shares_pictures = True
+    """Whether a picture that several items of a batch show is prepared and seen once."""
+
+    packs = True
+    """Whether the rows of a batch may be run end to end, without padding."""
+
+    packing = False
+    """Whether they are."""
 
     # -- what a family says --------------------------------------------------------------------
 
@@ -92,9 +110,11 @@ class Decoder(Pretrained):
         return len(self._row(rendered, images))
 
     def prepare(self, rendered: Sequence[Rendered]) -> DecoderBatch:
-        pictures = [self.picture(one.image) for one in rendered if one.image is not None]
+        shown = [one.image for one in rendered if one.image is not None]
+        sources, places = distinct(shown) if self.shares_pictures else (shown, [*range(len(shown))])
+        pictures = [self.picture(source) for source in sources]
         images, tokens = self.process(pictures) if pictures else (None, [])
-        counts = iter(tokens)
+        counts = (tokens[place] for place in places)
         rows = [self._row(one, 0 if one.image is None else next(counts)) for one in rendered]
         marked_BL, mask_BL = self._padded(rows)
         is_image_BL = marked_BL == IMAGE
@@ -104,6 +124,7 @@ class Decoder(Pretrained):
             is_image_BL=is_image_BL,
             images=images,
             left=self.padding_side == "left",
+            **(_shared(places, tokens) if len(sources) < len(shown) else {}),
         )
 
     def _row(self, rendered: Rendered, image_tokens: int) -> list[int]:
@@ -170,27 +191,66 @@ class Decoder(Pretrained):
         trunk: torch.nn.Module = module.language_model
         return trunk
 
+    def pack(self, wanted: Packing) -> bool:
+        if wanted == "on" and not self.packs:
+            return super().pack(wanted)
+        # any other kernel computes a mask of all tokens by all tokens
+        quick = self.attention == "flash"
+        self.packing = self.packs and (wanted == "on" or (wanted == "auto" and quick))
+        return self.packing
+
     def forward(self, batch: DecoderBatch) -> torch.Tensor:
-        import torch
         from torch.nn.functional import normalize
+
+        last = self.last_packed if self.packing else self.last_padded
+        vectors_BD = wide(last(batch))
+        return normalize(vectors_BD, dim=-1) if self.card.normalize else vectors_BD
+
+    def last_padded(self, batch: DecoderBatch) -> torch.Tensor:
+        """Return the (B, D) hidden states of each row's last real token, of rows side by side."""
+        import torch
 
         hidden_BLD = self.hidden_states(batch)
         mask_BL = batch.mask_BL.to(self.device)
         last_B = mask_BL.shape[1] - 1 - mask_BL.flip(1).argmax(1)
         rows_B = torch.arange(len(last_B), device=last_B.device)
-        vectors_BD = wide(hidden_BLD[rows_B, last_B])
-        return normalize(vectors_BD, dim=-1) if self.card.normalize else vectors_BD
+        return hidden_BLD[rows_B, last_B]
+
+    def last_packed(self, batch: DecoderBatch) -> torch.Tensor:
+        """Return the same of rows end to end, N tokens in all: one row, in which each token attends
+        to its own item, since the library sees from the positions where an item begins."""
+        import torch
+
+        module: Any = self.module
+        is_real_BL = batch.mask_BL.bool().to(self.device)
+        starts_1N = (is_real_BL.cumsum(1) - 1)[is_real_BL].unsqueeze(0)
+        positions = self.positions(batch)[..., is_real_BL].unsqueeze(-2)
+        if positions.ndim == 3:  # of a Qwen: where items begin is in a row of its own, in front
+            positions = torch.cat([starts_1N.unsqueeze(0), positions])
+        packed = {
+            name: value[is_real_BL].unsqueeze(0) if isinstance(value, torch.Tensor) else value
+            for name, value in self.inputs(batch).items()
+        }
+        hidden_1ND: torch.Tensor = module.language_model(
+            **packed, position_ids=positions, attention_mask=None, use_cache=False
+        ).last_hidden_state
+        return hidden_1ND[0, is_real_BL.sum(1).cumsum(0) - 1]
 
     def hidden_states(self, batch: DecoderBatch) -> torch.Tensor:
         """Return the (B, L, D) hidden states after the final norm."""
         module: Any = self.module
         hidden_BLD: torch.Tensor = module.language_model(
-            inputs_embeds=self.embed(batch),
+            **self.inputs(batch),
             position_ids=self.positions(batch),
             attention_mask=self.attention_mask(batch),
             use_cache=False,
         ).last_hidden_state
         return hidden_BLD
+
+    def inputs(self, batch: DecoderBatch) -> dict[str, Any]:
+        """Return what the decoder is given: tensors (B, L, ...), a place each, or lists of what
+        belongs to image tokens."""
+        return {"inputs_embeds": self.embed(batch)}
 
     def attention_mask(self, batch: DecoderBatch) -> torch.Tensor | None:
         """Return the mask of a left-padded batch.
@@ -202,7 +262,9 @@ class Decoder(Pretrained):
     def embed(self, batch: DecoderBatch) -> torch.Tensor:
         """Return token embeddings with the images' features in their places."""
         module: Any = self.module
-        embedded_BLD: torch.Tensor = module.get_input_embeddings()(batch.ids_BL.to(self.device))
+        embedded_BLD: torch.Tensor = module.get_input_embeddings()(
+            batch.ids_BL.to(self.device, non_blocking=True)
+        )
         if batch.images is None:
             return embedded_BLD
         seen = self.seen(batch)
@@ -216,6 +278,11 @@ class Decoder(Pretrained):
 
     def seen(self, batch: DecoderBatch) -> Seen:
         """Return what the vision tower makes of a batch's images, if that is not there already."""
+        seen = self.seen_once(batch)
+        return seen if batch.features_T is None else spread(seen, batch.features_T)
+
+    def seen_once(self, batch: DecoderBatch) -> Seen:
+        """Return what the vision tower makes of the pictures, each of them once."""
         if batch.seen is not None:
             return moved(batch.seen, self.device)
         return self.see(self.on_device(batch.images or {}))
@@ -224,7 +291,7 @@ class Decoder(Pretrained):
         """Run the vision tower, if it is not under training, and let its pixels go."""
         if batch.images is None or batch.seen is not None:
             return batch
-        seen = self.settled_part("vision", partial(self.seen, batch))
+        seen = self.settled_part("vision", partial(self.seen_once, batch))
         if seen is None:
             return batch
         sizes = {k: v for k, v in batch.images.items() if not v.is_floating_point()}
@@ -232,7 +299,7 @@ class Decoder(Pretrained):
 
     def on_device(self, images: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Move what the model takes of the images to its device."""
-        return {name: tensor.to(self.device) for name, tensor in images.items()}
+        return {name: tensor.to(self.device, non_blocking=True) for name, tensor in images.items()}
 
     def positions(self, batch: DecoderBatch) -> torch.Tensor:
         """Return positions (B, L), counted from the first real token."""
@@ -243,6 +310,30 @@ class Decoder(Pretrained):
         else:
             positions_BL = torch.arange(batch.ids_BL.shape[1]).expand_as(batch.ids_BL)
         return positions_BL.to(self.device)
+
+
+def _shared(places: Sequence[int], tokens: Sequence[int]) -> dict[str, torch.Tensor]:
+    """Return the fields of a batch whose items share pictures of so many tokens each."""
+    import torch
+
+    pictures_I = torch.tensor(places)
+    return {"pictures_I": pictures_I, "features_T": picture_rows(pictures_I, torch.tensor(tokens))}
+
+
+def picture_rows(pictures_I: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """Return where the rows of each item's picture lie, `counts` being those of each picture."""
+    import torch
+
+    ends, lengths = counts.cumsum(0).tolist(), counts.tolist()
+    parts = [torch.arange(ends[one] - lengths[one], ends[one]) for one in pictures_I.tolist()]
+    return torch.cat(parts)
+
+
+def spread(seen: Seen, rows_T: torch.Tensor) -> Seen:
+    """Return what a vision tower gave for each image token, from what it gave for each picture."""
+    if isinstance(seen, list | tuple):
+        return [spread(one, rows_T) for one in seen]
+    return seen[rows_T.to(seen.device)]
 
 
 def moved(seen: Seen, device: str) -> Seen:

@@ -34,6 +34,7 @@ class Mllama(Decoder):
 
     model_types = ("mllama",)
     image_processor_class = "MllamaImageProcessorPil"
+    shares_pictures = packs = False
     adapter_rules = (
         (r"^(model\.)?language_model\.model\.", "language_model."),  # before transformers 4.52
         (r"^model\.", ""),  # saved from today's generation class

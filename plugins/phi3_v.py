@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from mmeb_harness.errors import EnvironmentFault, ItemError
 from mmeb_harness.image import image_size
 from mmeb_harness.item import ImageSource
-from mmeb_harness.plugins.decoder import IMAGE, Decoder, DecoderBatch
+from mmeb_harness.plugins.decoder import IMAGE, Decoder, DecoderBatch, picture_rows
 from mmeb_harness.plugins.phi3_v_checkpoint import load_model, save_model
 from mmeb_harness.plugins.phi3_v_images import (
     ImageSettings,
@@ -48,6 +48,7 @@ class Phi3V(Decoder):
 
     model_types = ("phi3_v",)
     adapter_targets = (r"model\.layers",)
+    packs = False
 
     # -- CPU half ------------------------------------------------------------------------------
 
@@ -156,14 +157,15 @@ def rows_of(batch: DecoderBatch, rows: torch.Tensor) -> DecoderBatch:
     seen: torch.Tensor | None = None
     if batch.images is not None and has_image_B[rows].any():
         is_chosen_I = torch.isin(has_image_B.nonzero()[:, 0], rows)
-        grids_I2 = batch.images["grids"]
-        is_chosen_C = is_chosen_I.repeat_interleave(grids_I2.prod(1) + 1)
+        grids_I2 = batch.of_items(batch.images["grids"])
         images = {"grids": grids_I2[is_chosen_I]}
         if batch.seen is None:
-            images["crops"] = batch.images["crops"][is_chosen_C]
+            is_chosen_C = is_chosen_I.repeat_interleave(crop_counts(grids_I2))
+            images["crops"] = _crops_of_items(batch)[is_chosen_C]
         else:
             token_rows_T = batch.is_image_BL.nonzero()[:, 0]
-            seen = batch.seen[torch.isin(token_rows_T, rows)]
+            all_seen = batch.seen if batch.features_T is None else batch.seen[batch.features_T]
+            seen = all_seen[torch.isin(token_rows_T, rows)]
     return DecoderBatch(
         ids_BL=batch.ids_BL[rows][:, used_L],
         mask_BL=mask_BL[:, used_L],
@@ -172,3 +174,17 @@ def rows_of(batch: DecoderBatch, rows: torch.Tensor) -> DecoderBatch:
         left=batch.left,
         seen=seen,
     )
+
+
+def crop_counts(grids_I2: torch.Tensor) -> torch.Tensor:
+    """Return how many crops pictures have, the view of the whole included."""
+    return grids_I2.prod(1) + 1
+
+
+def _crops_of_items(batch: DecoderBatch) -> torch.Tensor:
+    """Return the crops of each item's picture, in order; those of a shared one more than once."""
+    assert batch.images is not None
+    crops_C3HW = batch.images["crops"]
+    if batch.pictures_I is None:
+        return crops_C3HW
+    return crops_C3HW[picture_rows(batch.pictures_I, crop_counts(batch.images["grids"]))]

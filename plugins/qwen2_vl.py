@@ -95,7 +95,9 @@ class QwenDecoder(Decoder):
             positions, _ = module.get_rope_index(
                 batch.ids_BL,
                 mm_token_type_ids=batch.is_image_BL.int(),
-                image_grid_thw=None if batch.images is None else batch.images["grids"],
+                image_grid_thw=None
+                if batch.images is None
+                else batch.of_items(batch.images["grids"]),
                 attention_mask=batch.mask_BL,
             )
             return torch.as_tensor(positions).to(self.device)

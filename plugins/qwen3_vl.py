@@ -90,25 +90,21 @@ class Qwen3VL(FittedQwen):
         depths = [joined(depth) for depth in seen.deepstack_features]
         return torch.cat(list(seen.pooler_output)), depths
 
-    def hidden_states(self, batch: DecoderBatch) -> torch.Tensor:
-        """Return the (B, L, D) hidden states, the images' features put in at every depth."""
+    def inputs(self, batch: DecoderBatch) -> dict[str, Any]:
+        """Return embeddings with the images' features in their places, and those of each depth."""
         if batch.images is None:
-            return super().hidden_states(batch)
+            return super().inputs(batch)
         module: Any = self.module
         features_TD, depths = self.seen(batch)
         is_image_BL = batch.is_image_BL.to(self.device)
         embedded_BLD = module.get_input_embeddings()(batch.ids_BL.to(self.device))
-        hidden_BLD: torch.Tensor = module.language_model(
-            inputs_embeds=embedded_BLD.masked_scatter(
+        return {
+            "inputs_embeds": embedded_BLD.masked_scatter(
                 is_image_BL.unsqueeze(-1), features_TD.to(embedded_BLD.dtype)
             ),
-            position_ids=self.positions(batch),
-            attention_mask=self.attention_mask(batch),
-            visual_pos_masks=is_image_BL,
-            deepstack_visual_embeds=depths,
-            use_cache=False,
-        ).last_hidden_state
-        return hidden_BLD
+            "visual_pos_masks": is_image_BL,
+            "deepstack_visual_embeds": depths,
+        }
 
 
 def joined(features: torch.Tensor | Sequence[torch.Tensor]) -> torch.Tensor:

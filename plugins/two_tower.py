@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmeb_harness.card import Card
 from mmeb_harness.errors import ItemError, UsageError
-from mmeb_harness.image import load_image, to_rgb
+from mmeb_harness.image import distinct, load_image, to_rgb
 from mmeb_harness.item import ImageSource, Item, Rendered
 from mmeb_harness.plugins.pretrained import Pretrained, quiet_transformers
 from mmeb_harness.plugins.weights import LazyWeights, wide
@@ -36,7 +36,8 @@ Pixels = Any
 class TwoTowerBatch:
     """A prepared batch; `text_rows` and `image_rows` say which items have which side.
 
-    `text_TD` and `image_ID` are features, where they are computed already.
+    A picture that several items show is in `pixels` once; `pictures_I` says which one each item
+    shows. `text_TD` and `image_ID` are features, where they are computed already.
     """
 
     items: int
@@ -45,6 +46,7 @@ class TwoTowerBatch:
     mask_TL: torch.Tensor | None
     image_rows: Sequence[int]
     pixels: Pixels | None
+    pictures_I: torch.Tensor | None = None
     text_TD: torch.Tensor | None = None
     image_ID: torch.Tensor | None = None
 
@@ -104,21 +106,26 @@ class TwoTower(LazyWeights):
         return text + self.image_tokens * (rendered.image is not None)
 
     def prepare(self, rendered: Sequence[Rendered]) -> TwoTowerBatch:
+        import torch
+
         text_rows = [row for row, one in enumerate(rendered) if one.text is not None]
-        images = [(row, one.image) for row, one in enumerate(rendered) if one.image is not None]
+        image_rows = [row for row, one in enumerate(rendered) if one.image is not None]
         ids_TL = mask_TL = None
         if text_rows:
             ids_TL, mask_TL = self.padded(
                 [self.token_ids(rendered[row].text or "") for row in text_rows]
             )
-        pictures = [self.picture(image) for _, image in images]
+        sources, places = distinct([one.image for one in rendered if one.image is not None])
+        pictures = [self.picture(source) for source in sources]
+        shared = len(sources) < len(places)
         return TwoTowerBatch(
             items=len(rendered),
             text_rows=text_rows,
             ids_TL=ids_TL,
             mask_TL=mask_TL,
-            image_rows=[row for row, _ in images],
+            image_rows=image_rows,
             pixels=self.pixels(pictures) if pictures else None,
+            pictures_I=torch.tensor(places) if shared else None,
         )
 
     # -- device half ---------------------------------------------------------------------------
@@ -147,7 +154,10 @@ class TwoTower(LazyWeights):
         """Return the (I, D) features of a batch's images, computed unless they are there."""
         if batch.image_ID is not None:
             return batch.image_ID.to(self.device)
-        return self.image_features(self._on_device(batch.pixels))
+        features_ID = self.image_features(self._on_device(batch.pixels))
+        if batch.pictures_I is None:
+            return features_ID
+        return features_ID[batch.pictures_I.to(features_ID.device)]
 
     def settled(self, batch: TwoTowerBatch) -> TwoTowerBatch:
         """Compute the features of a tower that is not under training, and let its input go."""
@@ -168,7 +178,7 @@ class TwoTower(LazyWeights):
         if isinstance(pixels, Mapping):
             return {name: self._on_device(tensor) for name, tensor in pixels.items()}
         dtype = getattr(torch, self.dtype) if pixels.is_floating_point() else pixels.dtype
-        return pixels.to(self.device, dtype)
+        return pixels.to(self.device, dtype, non_blocking=True)
 
 
 class TransformersTwoTower(TwoTower, Pretrained):

@@ -45,7 +45,10 @@ class _Side:
         text_codes, text_values = _encode(texts)
         path_codes, path_values = _encode(paths)
         both = text_codes * len(path_values) + path_codes
-        distinct, mentions = np.unique(both, return_inverse=True)
+        if min(len(text_values), len(path_values)) == 1:  # both are the codes of the other column
+            distinct, mentions = np.arange(len(text_values) * len(path_values)), both
+        else:
+            distinct, mentions = _ranked(both)
         pairs = np.stack([distinct // len(path_values), distinct % len(path_values)], axis=1)
         return cls(
             texts=text_values, paths=path_values, pairs=pairs, mentions=mentions.astype(np.int32)
@@ -92,9 +95,17 @@ def load(task: Task, location: DataLocation) -> TaskData:
 
 def _read(sources: Sequence[Path]) -> pa.Table:
     try:
-        return pa.concat_tables([pq.read_table(source) for source in sources]).combine_chunks()
+        return pa.concat_tables([_read_coded(source) for source in sources]).combine_chunks()
     except (OSError, pa.ArrowInvalid) as error:
         raise TaskError(f"{sources[0]} cannot be read: {error}") from None
+
+
+def _read_coded(source: Path) -> pa.Table:
+    """Read a file; texts in lists come as codes, so that a text mentioned often is made once."""
+    with pq.ParquetFile(source) as file:
+        leaves = [file.schema.column(number) for number in range(len(file.schema))]
+    texts = [leaf.path for leaf in leaves if leaf.logical_type.type == "STRING"]
+    return pq.read_table(source, read_dictionary=[path for path in texts if "." in path])
 
 
 def _column(table: pa.Table, name: str, *, optional: bool = False) -> pa.Array:
@@ -110,10 +121,17 @@ def _text_column(table: pa.Table, name: str, *, optional: bool = False) -> pa.Ar
 
 
 def _texts(values: pa.Array, name: str) -> pa.Array:
+    """Check that a column holds text; what is coded stays so, the rest has no gaps."""
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
     texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     if not any(is_text(kind) for is_text in (*texts, pa.types.is_null)):
         raise TaskError(f"column {name!r} holds {values.type}, not text")
+    if pa.types.is_dictionary(values.type):
+        return values
+    return pc.fill_null(values.cast(pa.large_string()), "")
+
+
+def _decoded(values: pa.Array) -> pa.Array:
     return pc.fill_null(values.cast(pa.large_string()), "")
 
 
@@ -158,7 +176,7 @@ def _spread(
     if (
         np.array_equal(lengths, other)
         or not (lengths == 1).all()
-        or pc.any(pc.not_equal(values, "")).as_py()
+        or pc.any(pc.not_equal(_decoded(values), "")).as_py()
     ):
         return values, lengths
     return pa.array([""] * int(other.sum()), pa.large_string()), other
@@ -176,9 +194,28 @@ def _check_lengths(texts: NDArray[np.int64], paths: NDArray[np.int64]) -> None:
 
 
 def _encode(values: pa.Array) -> tuple[NDArray[np.int64], list[str]]:
-    encoded = values.dictionary_encode()
-    codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return codes, encoded.dictionary.to_pylist()
+    """Number the texts by their first appearance, an absent one being empty."""
+    if not pa.types.is_dictionary(values.type):
+        values = values.dictionary_encode()
+    # a file's own codes may be in any order, unused, or two for one text
+    texts = pa.concat_arrays([_decoded(values.dictionary), pa.array([""], pa.large_string())])
+    known = texts.dictionary_encode()
+    places = np.asarray(pc.fill_null(values.indices, len(texts) - 1))
+    seen = pa.array(np.asarray(known.indices)[places]).dictionary_encode()
+    return np.asarray(seen.indices).astype(np.int64), known.dictionary.take(
+        seen.dictionary
+    ).to_pylist()
+
+
+def _ranked(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the distinct codes in order, and the place of each code among them: numpy's `unique`,
+    but sorting only the distinct ones, of which there are few."""
+    encoded = pa.array(codes).dictionary_encode()
+    found, indices = np.asarray(encoded.dictionary), np.asarray(encoded.indices)
+    order = np.argsort(found)
+    ranks = np.empty_like(order)
+    ranks[order] = np.arange(len(order))
+    return found[order], ranks[indices]
 
 
 def _joined(
@@ -190,7 +227,7 @@ def _joined(
     worded = np.array([bool(values[code].strip()) for code in codes[starts]])
     kinds, kind_values = _encode(pa.array(instructions, pa.large_string()))
     row_codes = np.repeat(kinds * 2 + worded, lengths)
-    distinct, mentions = np.unique(row_codes * len(values) + codes, return_inverse=True)
+    distinct, mentions = _ranked(row_codes * len(values) + codes)
     joined = []
     for code in distinct:
         row_code, text = divmod(int(code), len(values))

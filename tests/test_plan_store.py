@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import sqlite3
@@ -10,12 +11,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 from mmeb_harness.errors import EnvironmentFault
 from mmeb_harness.files import FileIndex, cache_root, write_aside
+from mmeb_harness.item import Rendered
+from mmeb_harness.keys import item_key
 from mmeb_harness.plan import (
     MAX_BATCH_ITEMS,
     cut_batches,
@@ -72,6 +76,46 @@ def test_batches_are_cut_the_same_every_time() -> None:
 def test_items_without_size_are_cut_by_number() -> None:
     batches = cut_batches(np.zeros(257, dtype=np.int32), 10**9)
     assert [len(batch) for batch in batches] == [256, 1]
+
+
+PICTURES = [place % 7 for place in range(700)]
+ALONE = [-1 if place % 2 else place for place in range(700)]
+
+
+@pytest.mark.parametrize("budget", [1, 50, 400, 2048, 10**9])
+def test_batches_of_shared_images_hold_the_budget_too(budget: int) -> None:
+    batches = cut_batches(SIZES, budget, PICTURES)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(len(SIZES)))
+    for batch in batches:
+        assert 1 <= len(batch) <= MAX_BATCH_ITEMS
+        assert len(batch) == 1 or len(batch) * SIZES[batch].max() <= budget
+
+
+def test_items_of_one_image_and_like_size_are_batched_together() -> None:
+    sizes = np.array([100, 99, 98, 97, 96, 95, 50, 49], dtype=np.int32)
+    pictures = [0, 1, 0, 1, -1, 0, 0, 1]
+    order = [batch.tolist() for batch in cut_batches(sizes, 300, pictures)]
+    assert order == [[0, 2, 5], [1, 3, 4], [6, 7]]
+
+
+def test_items_of_one_image_but_other_size_are_not() -> None:
+    sizes = np.array([100, 90, 84, 80], dtype=np.int32)
+    order = np.concatenate(cut_batches(sizes, 100, [0, 1, 0, 1])).tolist()
+    assert order == [0, 1, 3, 2]
+
+
+def test_images_that_nothing_shares_change_no_batch() -> None:
+    plain = [batch.tolist() for batch in cut_batches(SIZES, 2048)]
+    assert [batch.tolist() for batch in cut_batches(SIZES, 2048, ALONE)] == plain
+
+
+def test_little_is_padded_for_the_sake_of_an_image() -> None:
+    batches = cut_batches(SIZES, 2048, PICTURES)
+    padded = sum(len(batch) * int(SIZES[batch].max()) for batch in batches)
+    assert padded < int(SIZES.sum()) / 0.85
+    neighbours = [PICTURES[row] for batch in batches for row in batch]
+    changes = sum(one != other for one, other in pairwise(neighbours))
+    assert changes < len(SIZES) / 4
 
 
 def test_nothing_to_do_makes_no_batches() -> None:
@@ -513,3 +557,39 @@ def test_the_cache_is_where_the_option_then_the_environment_says(
     assert cache_root() == tmp_path / "cache"
     monkeypatch.delenv("MMEB_HARNESS_CACHE_DIR")
     assert cache_root().name == "mmeb-harness"
+
+
+def test_a_vector_that_was_asked_for_in_vain_is_found_when_it_has_come(tmp_path: Path) -> None:
+    store = VectorStore(tmp_path)
+    assert store.find(keys_of([1, 2])) == set()
+    assert len(store) == 0
+    store.add(keys_of([2]), vectors_of([2]))
+    np.testing.assert_array_equal(store.get(keys_of([2])), vectors_of([2]))
+    assert store.find(keys_of([1, 2])) == {key(2)}
+    assert len(store) == 1
+    with pytest.raises(KeyError):
+        store.get(keys_of([1]))
+
+
+def test_the_key_of_an_item_digests_its_rendering_as_json() -> None:
+    cases = [('a"\n\u00e9\U0001f600 \udc80', None, ()), (None, "digest", ("x", ""))]
+    for text, image, settings in cases:
+        content = json.dumps([text, image, settings]).encode("utf-8", "surrogatepass")
+        rendered = Rendered(text=text, settings=settings)
+        assert item_key(rendered, image) == sha256(content).digest()[:16]
+
+
+def test_files_recalled_together_are_known_until_the_next_flush(tmp_path: Path) -> None:
+    paths = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for path in paths:
+        Path(path).write_text(path)
+        os.utime(path, (1, 1))
+    time.sleep(0.05)
+    index = FileIndex(tmp_path / "cache")
+    digests = [index.digest(path) for path in paths]
+    index.flush()
+    index.recall([*paths, str(tmp_path / "absent")])
+    assert [index.digest(path) for path in paths] == digests
+    Path(paths[1]).write_text("changed")
+    assert index.digest(paths[1]) == sha256(b"changed").hexdigest()
+    index.close()

@@ -14,6 +14,7 @@ import pytest
 from mmeb_harness.errors import DataMissing, TaskError
 from mmeb_harness.registry import build_registry
 from mmeb_harness.task import Task
+from mmeb_harness.tasks import mmeb
 
 MakeFolder = Callable[..., Path]
 IMAGE = "<|image_1|>"
@@ -783,3 +784,11 @@ def test_part_of_a_training_table_is_refused(tasks: dict[str, Task], tmp_path: P
     path.rename(path.with_name("original-00000-of-00002.parquet"))
     with pytest.raises(TaskError, match="1 of 2 files of original: fetch it again"):
         tasks["CIRR"].training("original", locate(tmp_path))
+
+
+def test_a_files_own_codes_are_numbered_as_its_texts_are() -> None:
+    values = pa.array(["unused", "b", "a", "b", None], pa.string())
+    codes = pa.DictionaryArray.from_arrays(pa.array([2, 3, None, 1, 4, 2], pa.int32()), values)
+    plain = pa.array(["a", "b", "", "b", "", "a"], pa.large_string())
+    for found, expected in zip(mmeb._encode(codes), mmeb._encode(plain), strict=True):
+        assert list(found) == list(expected)

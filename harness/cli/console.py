@@ -94,13 +94,33 @@ class Console:
         if as_json:
             print(json.dumps(asdict(forecast)))
             return
-        print(f"to encode   {forecast.items:,} items, {forecast.tokens:,} tokens")
-        print(f"in          {forecast.batches:,} batches")
-        print(f"reused      {forecast.reused:,} stored vectors")
-        if forecast.seconds is not None:
-            print(f"time        about {duration(forecast.seconds)} on this device")
-        for task, why in forecast.missing.items():
-            print(f"missing     {task}: {why}")
+        print("\n".join(forecast_lines(forecast)))
+
+
+def forecast_lines(forecast: Forecast) -> Iterator[str]:
+    """Say what a run would do: by task, in all, and what is missing."""
+    if forecast.items:
+        width = max(len(task.name) for task in forecast.tasks)
+        yield f"{'task':{width}}  {'items':>9}  {'to encode':>9}  {'tokens':>13}"
+        for task in forecast.tasks:
+            counts = f"{task.items:>9,}  {task.to_encode:>9,}  {task.tokens:>13,}"
+            yield f"{task.name:{width}}  {counts}"
+        yield "What tasks share is counted in each of them, and below once."
+        yield ""
+    yield f"to encode   {forecast.items:,} items, {forecast.tokens:,} tokens"
+    yield f"in          {forecast.batches:,} batches"
+    yield f"reused      {forecast.reused:,} stored vectors"
+    if forecast.seconds is not None:
+        yield f"time        about {duration(forecast.seconds)} on this device"
+    if forecast.memory_bytes is not None:
+        cut = "; the largest batch did not fit, and would be cut" if forecast.is_cut else ""
+        yield f"memory      {forecast.memory_bytes / 1e9:.1f} GB at most{cut}"
+    if forecast.store_bytes is not None:
+        yield f"on disk     {forecast.store_bytes / 1e6:,.1f} MB of vectors"
+    if forecast.fault is not None:
+        yield f"fault       an item of the largest batch: {forecast.fault}"
+    for task_name, why in forecast.missing.items():
+        yield f"missing     {task_name}: {why}"
 
 
 def render_table(registry: Registry, runs: Sequence[Run]) -> str:

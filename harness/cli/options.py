@@ -71,8 +71,40 @@ Dtype = Annotated[
 BatchTokens = Annotated[
     int | None, option("--batch-tokens", metavar="N", help="Padded tokens in a batch, at most.")
 ]
+Packing = Annotated[
+    str,
+    option(
+        "--packing",
+        help="on: a batch's items end to end, without padding; off: side by side; auto: what is "
+        "quicker. No vector depends on it.",
+    ),
+]
+Engine = Annotated[
+    str | None,
+    option(
+        "--engine",
+        help="local: this process and one device (the default); ray: many, on the cluster of "
+        "RAY_ADDRESS or on this machine ([ray] extra; --gpus and --actors choose it).",
+    ),
+]
+Gpus = Annotated[
+    int | None,
+    option("--gpus", metavar="N", help="So many GPUs, a copy of the model on each, with Ray."),
+]
+Actors = Annotated[
+    int | None,
+    option(
+        "--actors",
+        metavar="N",
+        help="So many copies of the model, with Ray: a GPU each, or a share of the CPU's cores "
+        "(default: one for each GPU).",
+    ),
+]
 Workers = Annotated[
-    int | None, option("--workers", metavar="N", help="Preprocessing processes (0: none).")
+    int | None,
+    option(
+        "--workers", metavar="N", help="Preprocessing processes (0: none); with Ray, of each actor."
+    ),
 ]
 Offline = Annotated[
     bool, option("--offline", help="Never ask the Hub; use what is on this machine.")

@@ -44,6 +44,10 @@ def run(
     device: options.Device = None,
     dtype: options.Dtype = None,
     batch_tokens: options.BatchTokens = None,
+    packing: options.Packing = "auto",
+    engine: options.Engine = None,
+    gpus: options.Gpus = None,
+    actors: options.Actors = None,
     workers: options.Workers = None,
     dry_run: Annotated[
         bool, option("--dry-run", help="Say what would be computed, how long, what is missing.")
@@ -67,6 +71,8 @@ def run(
       mmeb-harness run -m vlm2vec-qwen2vl-7b -t ood --data-dir MMEB-eval
 
       mmeb-harness run -m clip:openai/clip-vit-base-patch32 --suite mini
+
+      mmeb-harness run -m vlm2vec-qwen2vl-7b --gpus 8
     """
     options.go_offline(offline)
     from mmeb_harness.api import Request, prepare_job
@@ -88,6 +94,10 @@ def run(
         device=device,
         dtype=dtype,
         batch_tokens=batch_tokens,
+        packing=packing,
+        engine=engine,
+        gpus=gpus,
+        actors=actors,
         workers=workers,
     )
     # with --json, whatever a plugin prints goes where it does not spoil the object

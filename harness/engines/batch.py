@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
-from mmeb_harness.encoder import Batch, PlannedEncoder, Vectors, infer
+from mmeb_harness.encoder import Arriving, Batch, PlannedEncoder, Vectors, begin
 from mmeb_harness.errors import EncoderFailed, EnvironmentFault, ItemError, UsageError
 from mmeb_harness.item import Rendered
 
@@ -21,15 +22,24 @@ class Prepared:
     rows: Sequence[int]
     failures: Mapping[int, str] = field(default_factory=dict)
 
+    def pin_memory(self) -> Prepared:
+        """Return it in memory that the device can fetch from while it computes (torch's loader
+        calls this where there is such a device)."""
+        return replace(self, batch=pinned(self.batch))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """An encoded batch: `vectors` (n, dim) of `rows`, why the other rows failed, how it was cut."""
+    """An encoded batch: `vectors` (n, dim) of `rows`, why the other rows failed, how it was cut.
+
+    `short` says that memory did not suffice for it as it was.
+    """
 
     vectors: Vectors
     rows: Sequence[int]
     failures: Mapping[int, str]
     recut: bool = False
+    short: bool = False
 
 
 def prepare_batch(encoder: PlannedEncoder, rendered: Sequence[Rendered]) -> Prepared:
@@ -63,23 +73,49 @@ def encode_prepared(
     encoder: PlannedEncoder, rendered: Sequence[Rendered], prepared: Prepared
 ) -> Encoded:
     """Run a prepared batch; where it fails (out of memory, a bad item), halve it and go on."""
-    failures = dict(prepared.failures)
-    if not prepared.rows:
-        return Encoded(vectors=np.zeros((0, 0), np.float32), rows=(), failures=failures)
-    try:
-        vectors = _checked(infer(encoder, prepared.batch), len(prepared.rows))
-    except (EnvironmentFault, EncoderFailed, UsageError):
-        raise
-    except (Exception, SystemExit) as error:
-        return _halved(encoder, rendered, prepared, error)
-    finite = [bool(np.isfinite(vector).all()) for vector in vectors]
-    failures |= {
-        row: "its vector is not finite (NaN or infinite)"
-        for row, good in zip(prepared.rows, finite, strict=True)
-        if not good
-    }
-    rows = [row for row, good in zip(prepared.rows, finite, strict=True) if good]
-    return Encoded(vectors=vectors[finite], rows=rows, failures=failures)
+    return Launched(encoder, rendered, prepared).result()
+
+
+class Launched:
+    """A prepared batch that the device has been told to run, and may still be running."""
+
+    def __init__(
+        self, encoder: PlannedEncoder, rendered: Sequence[Rendered], prepared: Prepared
+    ) -> None:
+        self._encoder, self._rendered, self._prepared = encoder, rendered, prepared
+        self._arriving: Arriving | None = None
+        self._error: BaseException | None = None
+        if prepared.rows:
+            with self._keeping_error():
+                self._arriving = begin(encoder, prepared.batch)
+
+    @contextlib.contextmanager
+    def _keeping_error(self) -> Iterator[None]:
+        try:
+            yield
+        except (EnvironmentFault, EncoderFailed, UsageError):
+            raise
+        except (Exception, SystemExit) as error:
+            self._error = error
+
+    def result(self) -> Encoded:
+        """Wait for the vectors. A batch that failed is halved and run again."""
+        prepared = self._prepared
+        vectors = np.zeros((0, 0), np.float32)
+        if self._arriving is not None:
+            with self._keeping_error():
+                vectors = _checked(self._arriving(), len(prepared.rows))
+        if self._error is not None:
+            return _halved(self._encoder, self._rendered, prepared, self._error)
+        finite = [bool(np.isfinite(vector).all()) for vector in vectors]
+        failures = dict(prepared.failures) | {
+            row: "its vector is not finite (NaN or infinite)"
+            for row, good in zip(prepared.rows, finite, strict=True)
+            if not good
+        }
+        rows = [row for row, good in zip(prepared.rows, finite, strict=True) if good]
+        kept = vectors[finite] if len(rows) < len(vectors) else vectors
+        return Encoded(vectors=kept, rows=rows, failures=failures)
 
 
 def _checked(vectors: Vectors, expected: int) -> Vectors:
@@ -99,18 +135,26 @@ def _halved(
         failures = {**prepared.failures, rows[0]: reason(error)}
         return Encoded(vectors=np.zeros((0, 0), np.float32), rows=(), failures=failures)
     _free_memory()
-    parts = [
-        _encode_rows(encoder, rendered, half)
-        for half in (rows[: len(rows) // 2], rows[len(rows) // 2 :])
-    ]
-    kept = [part for part in parts if len(part.rows)]
-    failures = {**prepared.failures, **parts[0].failures, **parts[1].failures}
-    vectors = [part.vectors for part in kept] or [np.zeros((0, 0), np.float32)]
+    halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
+    both = merged([(half, _encode_rows(encoder, rendered, half)) for half in halves])
+    failures = {**prepared.failures, **both.failures}
+    return replace(both, failures=failures, short=both.short or _is_memory(error))
+
+
+def _is_memory(error: BaseException) -> bool:
+    """Tell whether memory was short, the device's or this machine's."""
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
+def merged(parts: Sequence[tuple[Sequence[int], Encoded]]) -> Encoded:
+    """Put together what was encoded in parts, each with the rows that its own stand for."""
+    kept = [part.vectors for _, part in parts if len(part.rows)]
     return Encoded(
-        vectors=np.concatenate(vectors),
-        rows=[row for part in kept for row in part.rows],
-        failures=failures,
-        recut=True,
+        vectors=np.concatenate(kept) if kept else np.zeros((0, 0), np.float32),
+        rows=[rows[row] for rows, part in parts for row in part.rows],
+        failures={rows[row]: why for rows, part in parts for row, why in part.failures.items()},
+        recut=len(parts) > 1 or any(part.recut for _, part in parts),
+        short=any(part.short for _, part in parts),
     )
 
 
@@ -118,13 +162,7 @@ def _encode_rows(
     encoder: PlannedEncoder, rendered: Sequence[Rendered], rows: Sequence[int]
 ) -> Encoded:
     chosen = [rendered[row] for row in rows]
-    part = encode_prepared(encoder, chosen, prepare_batch(encoder, chosen))
-    return Encoded(
-        vectors=part.vectors,
-        rows=[rows[row] for row in part.rows],
-        failures={rows[row]: why for row, why in part.failures.items()},
-        recut=True,
-    )
+    return encode_prepared(encoder, chosen, prepare_batch(encoder, chosen))
 
 
 def _free_memory() -> None:
@@ -137,3 +175,16 @@ def reason(error: BaseException) -> str:
     """Say in one line why something failed."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
     return text if isinstance(error, ItemError) else f"{type(error).__name__}: {text}"
+
+
+def pinned(batch: Any) -> Any:
+    """Return a batch with each tensor in it, at whatever depth, in pinned memory."""
+    if is_dataclass(batch) and not isinstance(batch, type):
+        return replace(
+            batch, **{one.name: pinned(getattr(batch, one.name)) for one in fields(batch)}
+        )
+    if isinstance(batch, Mapping):
+        return {name: pinned(value) for name, value in batch.items()}
+    if isinstance(batch, list | tuple):
+        return type(batch)(pinned(value) for value in batch)
+    return batch.pin_memory() if hasattr(batch, "pin_memory") else batch

@@ -10,7 +10,8 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable, Generator, Iterable
+import warnings
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
 from mmeb_harness.errors import EnvironmentFault, HarnessError
@@ -29,11 +30,13 @@ def in_workers(
     workers: int,
     *,
     ahead: int = 2,
+    pin: bool = False,
 ) -> Generator[Output, None, None]:
     """Yield `function(input)` for each input, in order, made in `workers` processes (0: here).
 
     The inputs are drawn as they are needed, here; the function travels to each worker once. Each
-    worker makes `ahead` outputs before the first of them is taken.
+    worker makes `ahead` outputs before the first of them is taken. With `pin`, they come in memory
+    that a CUDA device can fetch from while it computes.
 
     Raises:
         EnvironmentFault: where a worker dies or cannot be started.
@@ -45,21 +48,24 @@ def in_workers(
     import torch
     from torch.utils.data import DataLoader
 
-    _open_many()
+    open_many()
     calls: Any = _Calls(function)  # whatever has __getitem__ will do
-    loader: DataLoader[Any] = DataLoader(
-        calls,
-        batch_size=None,
-        sampler=inputs,
-        num_workers=workers,
-        prefetch_factor=ahead,
-        collate_fn=_as_it_is,
-        worker_init_fn=_end_with_the_run,
-        multiprocessing_context="forkserver" if os.name == "posix" else "spawn",
-        generator=torch.Generator(),  # else its start draws from everybody's, such as dropout's
-    )
+    with _more_than_cores():
+        loader: DataLoader[Any] = DataLoader(
+            calls,
+            batch_size=None,
+            sampler=inputs,
+            num_workers=workers,
+            prefetch_factor=ahead,
+            pin_memory=pin,
+            collate_fn=_as_it_is,
+            worker_init_fn=end_with_the_run,
+            multiprocessing_context="forkserver" if os.name == "posix" else "spawn",
+            generator=torch.Generator(),  # else its start draws from everybody's, such as dropout's
+        )
     try:
-        arriving = iter(loader)
+        with _more_than_cores():
+            arriving = iter(loader)
     except (BrokenPipeError, EOFError, ConnectionError) as error:
         raise EnvironmentFault(UNGUARDED) from error
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -82,7 +88,15 @@ def in_workers(
         ) from error
 
 
-def _open_many() -> None:
+@contextlib.contextmanager
+def _more_than_cores() -> Iterator[None]:
+    """Keep torch from warning of more workers than cores: somebody asked for them."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="This DataLoader will create")
+        yield
+
+
+def open_many() -> None:
     """Let this process have as many files open as it may: torch sends each tensor as one."""
     try:
         import resource
@@ -104,9 +118,9 @@ def _as_it_is(made: Any) -> Any:
     return made
 
 
-def _end_with_the_run(_: int) -> None:
+def end_with_the_run(_: int = 0) -> None:
     """End this worker should the run be killed: torch watches the fork server only, which lives."""
-    _open_many()
+    open_many()
     run = multiprocessing.parent_process()
     if run is not None:
         threading.Thread(target=_exit_after, args=(run,), daemon=True).start()

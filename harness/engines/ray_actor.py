@@ -1,0 +1,163 @@
+"""What runs in an actor: one copy of the encoder on one device, encoding a lease at a time.
+
+The one idea: two leases are here at once. While the device runs one, the other is prepared; a lock
+before the device keeps them apart. Nothing here imports Ray: to Ray it is a plain class.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from mmeb_harness.encoder import TrainableEncoder
+from mmeb_harness.engines.batch import Encoded, Launched, Prepared, merged
+from mmeb_harness.engines.engine import Batches
+from mmeb_harness.engines.local import Part, cut
+from mmeb_harness.engines.preparing import InProcesses, InThread, Prepare
+from mmeb_harness.engines.sending import Identity, identity_of, libraries, unseal
+from mmeb_harness.errors import HarnessError
+
+PASSED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "MMEB_HARNESS_CACHE_DIR")
+"""Settings of the surroundings that an actor shares with the run; no secrets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Post:
+    """What an actor starts from: the encoder, and the surroundings of the process that sent it."""
+
+    sealed: bytes
+    on_gpu: bool
+    threads: int
+    workers: int
+    folder: str
+    path: Sequence[str]
+    environment: Mapping[str, str]
+
+
+def make_post(sealed: bytes, *, on_gpu: bool, threads: int, workers: int) -> Post:
+    """Put the surroundings of this process beside an encoder."""
+    return Post(
+        sealed=sealed,
+        on_gpu=on_gpu,
+        threads=min(threads, _threads_allowed() or threads),
+        workers=workers,
+        folder=str(Path.cwd()),
+        path=tuple(sys.path),
+        environment={name: os.environ[name] for name in PASSED_ON if name in os.environ},
+    )
+
+
+def _threads_allowed() -> int | None:
+    """Return the threads that the user lets a process have, if that is said."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdigit() else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrival:
+    """An actor that is ready, and what it has there."""
+
+    host: str
+    identity: Identity
+    libraries: Mapping[str, str | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A lease that is done, in so many seconds; or one of our own errors, which ends the run."""
+
+    seconds: float = 0.0
+    encoded: Sequence[Encoded] = ()
+    error: Exception | None = None
+
+
+class EncoderActor:
+    """One encoder on one device. `ready` loads it; `encode` may be called twice at once."""
+
+    def __init__(self, post: Post) -> None:
+        self._post = post
+        self._device = threading.Lock()
+        self._free_since = 0.0
+        self._pieces = 1
+        _settle(post)
+
+    def ready(self) -> Arrival | Outcome:
+        """Load everything, so that what fails here is no batch's fault."""
+        try:
+            return self._open()
+        except HarnessError as error:
+            return Outcome(error=error)
+
+    def _open(self) -> Arrival:
+        post = self._post
+        encoder = unseal(post.sealed, on_gpu=post.on_gpu)
+        torch: Any = sys.modules.get("torch")
+        if torch is not None:
+            torch.set_num_threads(post.threads)
+        identity = identity_of(encoder)
+        if isinstance(encoder, TrainableEncoder):
+            _ = encoder.module
+        self._encoder = encoder
+        self._prepare: Prepare
+        if post.workers and encoder.prepares:
+            self._prepare = InProcesses(post.sealed, post.workers)
+        else:
+            own = unseal(post.sealed, on_gpu=post.on_gpu) if encoder.prepares else encoder
+            self._prepare = InThread(own)
+        return Arrival(host=socket.gethostname(), identity=identity, libraries=libraries())
+
+    def encode(self, batches: Batches) -> Outcome:
+        """Encode the batches of a lease; items that fail are told with their batch."""
+        came = perf_counter()
+        try:
+            parts = [
+                part
+                for number, rendered in enumerate(batches)
+                for part in cut(number, rendered, self._pieces)
+            ]
+            prepared = self._prepare([part.rendered for part in parts])
+            with self._device:
+                encoded = list(self._whole(parts, self._run(parts, prepared)))
+                began, ended = max(came, self._free_since), perf_counter()
+                self._free_since = ended
+        except HarnessError as error:
+            return Outcome(error=error)
+        return Outcome(seconds=ended - began, encoded=encoded)
+
+    def _run(self, parts: Sequence[Part], prepared: Iterator[Prepared]) -> Iterator[Encoded]:
+        """Run parts, on a GPU each while the vectors of the one before are on their way."""
+        under_way: deque[Launched] = deque()
+        for part, one in zip(parts, prepared, strict=True):
+            under_way.append(Launched(self._encoder, part.rendered, one))
+            if len(under_way) > self._post.on_gpu:
+                yield under_way.popleft().result()
+        while under_way:
+            yield under_way.popleft().result()
+
+    def _whole(self, parts: Sequence[Part], encoded: Iterator[Encoded]) -> Iterator[Encoded]:
+        """Put parts together again; where memory was short for one, later batches are cut more."""
+        done: list[tuple[Sequence[int], Encoded]] = []
+        for part, one in zip(parts, encoded, strict=True):
+            if one.short and part.pieces == self._pieces:
+                self._pieces *= 2
+            done.append((part.rows, one))
+            if part.is_last:
+                yield done[0][1] if len(done) == 1 else merged(done)
+                done = []
+
+
+def _settle(post: Post) -> None:
+    """Make this process see what the run's sees: its folder, its modules, its settings."""
+    os.environ.update(post.environment)
+    os.environ["OMP_NUM_THREADS"] = str(post.threads)  # read when torch is imported
+    sys.path.extend(folder for folder in post.path if folder not in sys.path)
+    if Path(post.folder).is_dir():  # elsewhere only absolute paths can be meant
+        os.chdir(post.folder)
