@@ -27,7 +27,10 @@ from numpy.typing import NDArray
 
 ABOUT_FILE = "about.json"
 SHARD_BYTES = 8 << 20
-SHARD_SECONDS = 1.0
+SHARD_SECONDS, SHARD_SHARE = 1.0, 0.01
+"""A shard is written after so many seconds, or this share of the time since the first vector: who is killed
+loses a hundredth at most, and a run of days leaves some thousand files."""
+
 NOWHERE = -1
 ROW_BITS = 32
 ROW_MASK = (1 << ROW_BITS) - 1
@@ -62,6 +65,7 @@ class VectorStore:
         self._slots: dict[Key, int] = {}
         self._places = array("q")  # by slot: number of the shard and of the row in it, or NOWHERE
         self._waiting: list[tuple[Sequence[Key], Vectors]] = []
+        self._begun: float | None = None
         self._last_write = time.monotonic()
         for path in sorted(folder.glob("*.arrow")):
             self._open(path)
@@ -156,7 +160,10 @@ class VectorStore:
             )
         self._waiting.append((keys, vectors))
         waiting_bytes = sum(batch.nbytes for _, batch in self._waiting)
-        if waiting_bytes >= SHARD_BYTES or time.monotonic() - self._last_write >= SHARD_SECONDS:
+        now = time.monotonic()
+        self._begun = now if self._begun is None else self._begun
+        patience = max(SHARD_SECONDS, SHARD_SHARE * (now - self._begun))
+        if waiting_bytes >= SHARD_BYTES or now - self._last_write >= patience:
             self.flush()
 
     def _dimension(self) -> int | None:

@@ -26,7 +26,7 @@ import mmeb_harness as mh
 import numpy as np
 from mmeb_harness import store
 
-store.SHARD_SECONDS = 0.0
+store.SHARD_SECONDS = store.SHARD_SHARE = 0.0
 
 @mh.hookimpl
 def register_encoders(register):

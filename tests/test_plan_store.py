@@ -410,6 +410,23 @@ def test_stored_encoders_are_listed_with_their_names_and_numbers(tmp_path: Path)
     assert stored.size_bytes == sum(p.stat().st_size for p in (tmp_path / "abc").glob("*.arrow"))
 
 
+@pytest.mark.parametrize(("hours", "most"), [(0.1, 250), (20, 1000)])
+def test_a_long_run_leaves_few_files_and_loses_little_when_killed(
+    hours: float, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, lost = 1000.0, 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: clock)
+    store = VectorStore(tmp_path)
+    step = hours * 3600 / 4000
+    for number in range(4000):
+        store.add([key(number)], np.ones((1, 4), np.float32))
+        unsaved = sum(len(keys) for keys, _ in store._waiting) * step
+        lost = max(lost, unsaved - max(1.0, 0.01 * (clock - 1000.0)))
+        clock += step
+    assert 10 < len(list(tmp_path.iterdir())) <= most
+    assert lost <= 2 * step
+
+
 # -- files -----------------------------------------------------------------------------------------
 
 
