@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 from mmeb_harness.engines.batch import Encoded
@@ -35,7 +35,9 @@ def missing_batches(plan: Plan, work: Work) -> list[list[int]]:
     return [rows for rows in batches if rows]
 
 
-def encode_missing(plan: Plan, work: Work, store: VectorStore, engine: Engine) -> Iterator[Step]:
+def encode_missing(
+    plan: Plan, work: Work, store: VectorStore, engine: Engine
+) -> Generator[Step, None, None]:
     """Encode and store the missing items; what cannot be encoded is added to `work.faults`.
 
     Raises:
@@ -44,17 +46,22 @@ def encode_missing(plan: Plan, work: Work, store: VectorStore, engine: Engine) -
     """
     batches = missing_batches(plan, work)
     rendered = [[work.missing[plan.keys[row]] for row in rows] for rows in batches]
-    with contextlib.closing(engine.run(rendered)) as done:
+    with contextlib.closing(engine.run(rendered)) as batches_done:
         try:
-            for number, encoded in _fertile(done):
+            for number, encoded in _fertile(batches_done):
                 rows = batches[number]
                 keys = [plan.keys[row] for row in rows]
-                if len(encoded.rows):
-                    store.add([keys[row] for row in encoded.rows], encoded.vectors)
                 work.faults.update({keys[row]: why for row, why in encoded.failures.items()})
+                done = [keys[row] for row in encoded.rows]
+                changed = {key: why for key in done if (why := work.changed(key)) is not None}
+                work.faults.update(changed)
+                kept = [place for place, key in enumerate(done) if key not in changed]
+                if kept:
+                    vectors = encoded.vectors[kept] if changed else encoded.vectors
+                    store.add([done[place] for place in kept], vectors)
                 yield Step(
                     keys=keys,
-                    computed=len(encoded.rows),
+                    computed=len(kept),
                     tokens=int(plan.sizes[rows].sum()),
                     recut=encoded.recut,
                 )

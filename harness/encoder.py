@@ -178,7 +178,7 @@ def begin(encoder: PlannedEncoder, batch: Batch) -> Arriving:
 
     def wait() -> Vectors:
         copied.synchronize()
-        return np.array(here)
+        return np.array(here.numpy())
 
     return wait
 

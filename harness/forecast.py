@@ -17,7 +17,8 @@ import numpy as np
 from mmeb_harness.encode import missing_batches
 from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines.batch import Encoded, encode_prepared, prepare_batch
-from mmeb_harness.engines.local import device_of
+from mmeb_harness.engines.engine import EngineSettings
+from mmeb_harness.engines.local import chosen_workers, device_of
 from mmeb_harness.gather import Work
 from mmeb_harness.plan import Key, Plan
 
@@ -68,10 +69,34 @@ class Forecast:
 
 
 class Place(NamedTuple):
-    """How a run would be spread: copies of the encoder, and processes that prepare for each."""
+    """How a run would be spread: how many times as fast as one copy of the encoder on the device
+    that is measured, and how many processes prepare for each copy."""
 
-    actors: int = 1
+    copies: int = 1
     workers: int = 0
+
+
+def expected_place(settings: EngineSettings, encoder: PlannedEncoder, batches: int) -> Place:
+    """Tell how a run would be spread.
+
+    Copies on a CPU share its cores: they are as many times as fast as it has more cores than the
+    threads measured. Of a cluster that is not joined yet, what is not asked for is not known.
+    """
+    workers = chosen_workers(encoder, batches, settings.workers)
+    if not settings.wants_ray:
+        return Place(workers=workers)
+    from mmeb_harness.engines.ray_cluster import this_machine, wanted_address
+    from mmeb_harness.engines.seats import seats, stated_device
+
+    if wanted_address() is not None:
+        return Place(settings.gpus or settings.actors or 1, workers)
+    machine = this_machine()
+    spread = seats(settings, stated_device(encoder), machine)
+    if spread.on_gpu:
+        return Place(spread.actors, workers)
+    torch: Any = sys.modules.get("torch")
+    threads = 1 if torch is None else torch.get_num_threads()
+    return Place(max(1, min(spread.actors, machine.cores // threads)), workers)
 
 
 class _Timed(NamedTuple):
@@ -144,7 +169,7 @@ def _timed(
         seconds += share.tokens * timed.rate(place.workers)
     return replace(
         counted,
-        seconds=seconds / place.actors,
+        seconds=seconds / place.copies,
         memory_bytes=memory,
         store_bytes=counted.items * largest.encoded.vectors.shape[1] * FLOAT_BYTES,
         is_cut=largest.encoded.recut,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines.batch import reason
-from mmeb_harness.errors import EnvironmentFault, TaskError
+from mmeb_harness.errors import EnvironmentFault, ItemError, TaskError
 from mmeb_harness.files import FileIndex
 from mmeb_harness.image import describe, source_key
 from mmeb_harness.item import Item, Rendered
@@ -19,6 +21,7 @@ from mmeb_harness.store import VectorStore
 from mmeb_harness.taskdata import TaskData
 from numpy.typing import NDArray
 
+MOST_TOKENS = 1 << 31
 AT_ONCE = 256
 """Items that are looked up in the store together."""
 
@@ -33,6 +36,19 @@ class Work:
     missing: dict[Key, Rendered] = field(default_factory=dict)
     stored: set[Key] = field(default_factory=set)
     faults: dict[Key, str] = field(default_factory=dict)
+    index: FileIndex | None = None
+
+    def changed(self, key: Key) -> str | None:
+        """Say of a missing item that its image file is no longer what its key was made from."""
+        rendered = self.missing[key]
+        if self.index is None or not isinstance(rendered.image, str | os.PathLike):
+            return None
+        try:
+            if item_key(rendered, image_digest(rendered.image, self.index)) == key:
+                return None
+        except ItemError as error:
+            return str(error)
+        return f"image {describe(rendered.image)} was changed while the run was under way"
 
     def look_up(self, asked: dict[Key, Rendered], store: VectorStore) -> None:
         """Note of what is asked for which vectors are there and which are not; empty it."""
@@ -46,10 +62,10 @@ class Work:
         sizes = []
         for key, rendered in list(self.missing.items()):
             try:
-                sizes.append(encoder.size(rendered))
+                sizes.append(_checked(encoder.size(rendered)))
             except EnvironmentFault:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.faults[key] = reason(error)
                 del self.missing[key]
         return np.array(sizes, dtype=np.int32)
@@ -62,6 +78,13 @@ class Work:
             -1 if image is None else numbers.setdefault(source_key(image), len(numbers))
             for image in images
         ]
+
+
+def _checked(size: Any) -> int:
+    tokens = int(size)
+    if not 0 <= tokens < MOST_TOKENS:
+        raise ItemError(f"its encoder says that it has {tokens} tokens")
+    return tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +115,7 @@ def gather_items(
     faults: dict[int, str] = {}
     images: list[str | None] = []
     asked: dict[Key, Rendered] = {}
+    work.index = index
     index.recall(item.image for item in items if isinstance(item.image, str))
     for place, item in enumerate(items):
         try:
@@ -99,7 +123,7 @@ def gather_items(
             image = image_digest(rendered.image, index)
         except EnvironmentFault:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             faults[place] = reason(error)
             keys.append(b"")
             images.append(None)

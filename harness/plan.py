@@ -26,8 +26,11 @@ PLAN_FILE = "plan.arrow"
 MAX_BATCH_ITEMS = 256
 
 ALIKE = 0.85
-"""Items of one image are batched together if none has less than this share of another's tokens:
-what is then padded is far less than an image."""
+"""Items are of like size if none has less than this share of another's tokens. Those of one image
+are then batched together: what is padded is far less than an image."""
+
+ENOUGH = 256
+"""Tokens that are worth a batch of their own, though the next items are much smaller."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,10 +78,18 @@ def cut_batches(
     batches, start = [], 0
     while start < len(order):
         room = max(1, budget // max(1, int(rooms[order[start]])))
-        stop = start + min(room, MAX_BATCH_ITEMS)
+        stop = start + _of_like_size(rooms[order[start : start + min(room, MAX_BATCH_ITEMS)]])
         batches.append(order[start:stop])
         start = stop
     return batches
+
+
+def _of_like_size(falling: NDArray[np.int64]) -> int:
+    """Return after how many items a batch ends: where they become much smaller than its first, once
+    there are tokens enough for a device to be busy."""
+    tokens = np.cumsum(falling) - falling
+    ends = np.flatnonzero((falling < ALIKE * falling[0]) & (tokens >= ENOUGH))
+    return int(ends[0]) if len(ends) else len(falling)
 
 
 def _bring_together(
@@ -86,10 +97,11 @@ def _bring_together(
 ) -> None:
     """Give items of one image and similar size one number and the room of their largest."""
     order = np.lexsort((-rooms, pictures))
+    # the items without an image come first, and their beginning is no edge
     edges = np.flatnonzero(np.diff(pictures[order], prepend=-1, append=-1))
     for start, stop in pairwise(edges.tolist()):
         members = order[start:stop]
-        if pictures[members[0]] < 0 or len(members) < 2:
+        if len(members) < 2:
             continue
         sizes = rooms[members]
         first = 0

@@ -6,6 +6,7 @@ the job early, what was computed is kept.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +19,6 @@ from mmeb_harness.encode import encode_missing, missing_batches
 from mmeb_harness.encoder import Packing
 from mmeb_harness.engines.batch import reason
 from mmeb_harness.engines.engine import EngineSettings, open_engine
-from mmeb_harness.engines.local import chosen_workers
 from mmeb_harness.errors import (
     DataMissing,
     EncoderFailed,
@@ -27,7 +27,7 @@ from mmeb_harness.errors import (
     TaskError,
 )
 from mmeb_harness.files import FileIndex, check_writable
-from mmeb_harness.forecast import Forecast, Place, forecast
+from mmeb_harness.forecast import Forecast, expected_place, forecast
 from mmeb_harness.gather import Gathered, Work, gather_task, name_item
 from mmeb_harness.hits import write_hits
 from mmeb_harness.keys import digest_of, numeric_stack
@@ -50,7 +50,7 @@ from mmeb_harness.subject import Subject
 from mmeb_harness.task import DataLocation, Task
 from mmeb_harness.taskdata import TaskData
 
-CPU_BATCH_TOKENS = 2048
+CPU_BATCH_TOKENS = 1024
 DEVICE_BATCH_TOKENS = 32768
 
 
@@ -138,12 +138,8 @@ class Job:
         plan = self._plan(work, tasks, before)
         missing = {name: result.error or "" for name, result in self.results.items()}
         keys_of = {task.task.name: task.keys for task in tasks}
-        chosen = self.settings.engine
-        actors = chosen.gpus or chosen.actors or 1
-        workers = chosen_workers(
-            self.subject.encoder, len(missing_batches(plan, work)), chosen.workers
-        )
-        place = Place(actors=actors, workers=workers)
+        batches = len(missing_batches(plan, work))
+        place = expected_place(self.settings.engine, self.subject.encoder, batches)
         return forecast(self.subject.encoder, plan, work, keys_of, missing, place)
 
     # -- steps ---------------------------------------------------------------------------------
@@ -252,14 +248,15 @@ class Job:
             engine = open_engine(self.settings.engine, encoder, batches)
             place = {name: getattr(engine, name) for name in ("name", "actors", "workers")}
             self.record = self.record.model_copy(update={"engine": place.pop("name"), **place})
-            for step in encode_missing(plan, work, store, engine):
-                self.computed += step.computed
-                if step.recut:
-                    self._warn("a batch did not fit or failed, and was cut into smaller ones")
-                self.progress.encoded(len(step.keys), step.tokens)
-                for task in tasks:
-                    task.waiting.difference_update(step.keys)
-                self._score_ready(tasks, work.faults, store)
+            with contextlib.closing(encode_missing(plan, work, store, engine)) as steps:
+                for step in steps:
+                    self.computed += step.computed
+                    if step.recut:
+                        self._warn("a batch did not fit or failed, and was cut into smaller ones")
+                    self.progress.encoded(len(step.keys), step.tokens)
+                    for task in tasks:
+                        task.waiting.difference_update(step.keys)
+                    self._score_ready(tasks, work.faults, store)
         except EncoderFailed as error:
             for task in tasks:
                 self._fail(task.task, str(error))

@@ -72,7 +72,8 @@ def score_task(
     vectors_MD = normalised(vectors_MD) if similarity == "cosine" else vectors_MD
     parts = []
     for block in _blocks(candidates):
-        scores_BK = _block_scores(vectors_MD, queries, candidates, block)
+        with np.errstate(over="ignore", invalid="ignore"):  # found below, with the query's number
+            scores_BK = _block_scores(vectors_MD, queries, candidates, block)
         lengths_B = candidates.lengths[block.start : block.stop]
         _check_finite(scores_BK, lengths_B, block, similarity)
         is_gold_BK = gold_marks(candidates, gold, block)
@@ -157,11 +158,10 @@ def _block_outcomes(
     """Compare each query's candidates with its best gold; the comparisons are in float32."""
     best_B = np.where(is_gold_BK, scores_BK, -np.inf).max(axis=1).astype(np.float64)
     tolerance_B = TIE_TOLERANCE * np.maximum(1.0, np.abs(best_B))
-    best_B1, tolerance_B1, above_B1 = (
-        one.astype(np.float32)[:, None] for one in (best_B, tolerance_B, best_B + tolerance_B)
-    )
-    tied_BK = np.abs(scores_BK - best_B1) <= tolerance_B1
-    better = (scores_BK > above_B1).sum(axis=1)
+    best_B1, tolerance_B1 = (one.astype(np.float32)[:, None] for one in (best_B, tolerance_B))
+    above_BK = scores_BK - best_B1
+    tied_BK = np.abs(above_BK) <= tolerance_B1
+    better = (above_BK > tolerance_B1).sum(axis=1)
     tied, tied_gold = tied_BK.sum(axis=1), (tied_BK & is_gold_BK).sum(axis=1)
     top_BT = _top(scores_BK)
     counts = np.minimum(lengths_B, TOP).tolist()

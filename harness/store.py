@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 ABOUT_FILE = "about.json"
 SHARD_BYTES = 8 << 20
 SHARD_SECONDS, SHARD_SHARE = 1.0, 0.01
-"""A shard is written after so many seconds, or this share of the time since the first vector: who is killed
-loses a hundredth at most, and a run of days leaves some thousand files."""
+"""A shard is written after so many seconds, or this share of the time since the first vector: who
+is killed loses a hundredth at most, and a run of days leaves some thousand files."""
 
 NOWHERE = -1
 ROW_BITS = 32

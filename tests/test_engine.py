@@ -4,51 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from mmeb_harness.encoder import PlannedEncoder, begin
+from mmeb_harness.encode import encode_missing
+from mmeb_harness.encoder import begin
 from mmeb_harness.engines.batch import Encoded, merged, pinned
 from mmeb_harness.engines.engine import EngineSettings, open_engine
-from mmeb_harness.engines.local import LocalEngine
-from mmeb_harness.errors import EnvironmentFault
+from mmeb_harness.engines.local import LocalEngine, cut
+from mmeb_harness.errors import EncoderFailed, EnvironmentFault
+from mmeb_harness.files import FileIndex
+from mmeb_harness.gather import Work, gather_items
 from mmeb_harness.item import Item, Rendered
-
-
-class Small(PlannedEncoder):
-    """An encoder with memory for so many items at once; it notes what it is asked."""
-
-    def __init__(self, room: int = 10**9) -> None:
-        self.room = room
-        self.forwards: list[int] = []
-        self.prepared: list[int] = []
-
-    def render(self, item: Item) -> Rendered:
-        return Rendered(text=item.text)
-
-    def size(self, rendered: Rendered) -> int:
-        return 1
-
-    def prepare(self, rendered: Sequence[Rendered]) -> list[float]:
-        self.prepared.append(len(rendered))
-        if any(one.text == "unreadable" for one in rendered):
-            raise ValueError("unreadable")
-        return [float(one.text or 0) for one in rendered]
-
-    def forward(self, batch: list[float]) -> np.ndarray:
-        self.forwards.append(len(batch))
-        if len(batch) > self.room:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        if 13.0 in batch:
-            raise ValueError("unlucky")
-        return np.array([[number, 1.0] for number in batch], dtype=np.float32)
-
-
-def numbered(count: int, size: int) -> list[list[Rendered]]:
-    texts = iter(range(count * size))
-    return [[Rendered(text=str(100 + next(texts))) for _ in range(size)] for _ in range(count)]
+from mmeb_harness.plan import make_plan
+from mmeb_harness.store import VectorStore
+from small_encoder import Small, numbered
 
 
 def run(encoder: Small, batches: list[list[Rendered]], workers: int = 0) -> list[Encoded]:
@@ -118,6 +91,186 @@ def test_parts_that_all_fail_merge_to_nothing() -> None:
     assert whole.failures == {4: "bad", 7: "bad"}
     assert whole.vectors.shape == (0, 0)
     assert list(whole.rows) == []
+
+
+def test_items_that_could_not_be_prepared_are_told_though_the_others_were_halved() -> None:
+    encoder, batches = Small(room=4), numbered(1, 16)
+    batches[0][5] = Rendered(text="unreadable")
+    (done,) = run(encoder, batches)
+    assert done.failures == {5: "ValueError: unreadable"}
+    assert sorted(done.rows) == [row for row in range(16) if row != 5]
+    assert done.short
+
+
+def test_the_last_item_of_a_batch_may_fail_beside_an_unreadable_one() -> None:
+    (done,) = run(Small(), [[Rendered(text="unreadable"), Rendered(text="13")]])
+    assert done.failures == {0: "ValueError: unreadable", 1: "ValueError: unlucky"}
+    assert list(done.rows) == []
+
+
+class Preparing(Small):
+    """Can prepare two items together, and no more."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def prepare(self, rendered: Sequence[Rendered]) -> list[float]:
+        if len(rendered) > 2:
+            raise self.error
+        return super().prepare(rendered)
+
+
+@pytest.mark.parametrize(
+    ("error", "short"),
+    [(MemoryError(), True), (RuntimeError("too many"), False), (SystemExit(0), False)],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_cannot_be_prepared_together_is_prepared_in_parts(
+    error: BaseException, short: bool
+) -> None:
+    batches = numbered(2, 8)
+    batches[0][3] = Rendered(text="unreadable")
+    done = run(Preparing(error), batches)
+    assert done[0].failures == {3: "ValueError: unreadable"}
+    assert sorted(done[0].rows) == [0, 1, 2, 4, 5, 6, 7]
+    assert sorted(done[1].rows) == list(range(8))
+    assert done[0].short is short
+
+
+class Mute(Exception):
+    """An error that cannot say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+def test_an_error_without_words_is_named() -> None:
+    class Silent(Small):
+        def forward(self, batch: list[float]) -> np.ndarray:
+            raise Mute
+
+    (done,) = run(Silent(), numbered(1, 1))
+    assert done.failures == {0: "Mute: it cannot say why"}
+
+
+class Unsendable(Small):
+    """Prepares what no process can send."""
+
+    def prepare(self, rendered: Sequence[Rendered]) -> Any:
+        return lambda: rendered
+
+
+@pytest.mark.thorough
+def test_what_a_worker_cannot_send_is_one_clear_error() -> None:
+    with pytest.raises(EnvironmentFault, match=r"cannot be sent to the run .*--workers 0"):
+        run(Unsendable(), numbered(4, 2), workers=1)
+
+
+@pytest.mark.parametrize(
+    ("image", "why"),
+    [(b"other", "was changed while the run was under way"), (None, "does not exist")],
+)
+def test_no_vector_is_kept_of_an_image_that_is_not_what_its_key_says(
+    image: bytes | None, why: str, tmp_path: Path
+) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        path.write_bytes(bytes([number]))
+    store, work, encoder = VectorStore(tmp_path / "vectors"), Work(), Small()
+    items = [Item(text=str(number), image=str(path)) for number, path in enumerate(paths)]
+    encoder.render = lambda item: Rendered(text=item.text, image=item.image)  # type: ignore[method-assign]
+    gathered = gather_items(items, encoder, FileIndex(tmp_path / "cache"), store, work)
+    paths[1].unlink() if image is None else paths[1].write_bytes(image)
+    plan = make_plan(list(work.missing), work.measure(encoder), budget=9, identity="", name="n")
+    (step,) = encode_missing(plan, work, store, LocalEngine(encoder, 0, 1))
+    assert step.computed == 2
+    assert store.find(gathered.keys) == {gathered.keys[0], gathered.keys[2]}
+    assert why in work.faults[gathered.keys[1]]
+
+
+@pytest.mark.parametrize("size", [None, -1, 1 << 40, "many"])
+def test_an_impossible_size_is_that_items_fault(size: Any) -> None:
+    encoder = Small()
+    encoder.size = lambda one: size if one.text == "bad" else 3  # type: ignore[method-assign]
+    work = Work(missing={b"a" * 16: Rendered(text="bad"), b"b" * 16: Rendered(text="1")})
+    assert work.measure(encoder).tolist() == [3]
+    assert list(work.faults) == [b"a" * 16]
+    assert list(work.missing) == [b"b" * 16]
+
+
+def test_memory_that_is_short_for_a_half_counts() -> None:
+    class Confused(Small):
+        def forward(self, batch: list[float]) -> np.ndarray:
+            if len(batch) > 8:
+                raise ValueError("something else")
+            return super().forward(batch)
+
+    (done,) = run(Confused(room=4), numbered(1, 16))
+    assert done.short
+    assert sorted(done.rows) == list(range(16))
+
+
+def test_memory_that_is_short_for_one_part_counts_for_the_whole() -> None:
+    vectors = np.ones((1, 2), np.float32)
+    parts = [
+        ([number], Encoded(vectors=vectors, rows=(0,), failures={}, short=number == 1))
+        for number in range(3)
+    ]
+    assert merged(parts).short
+    assert not merged(parts[::2]).short
+
+
+def test_a_vector_that_is_not_finite_leaves_the_others_theirs() -> None:
+    class Spoilt(Small):
+        def forward(self, batch: list[float]) -> np.ndarray:
+            vectors = super().forward(batch)
+            vectors[1] = np.nan
+            return vectors
+
+    (done,) = run(Spoilt(), numbered(1, 3))
+    assert list(done.rows) == [0, 2]
+    assert done.vectors[:, 0].tolist() == [100.0, 102.0]
+    assert "not finite" in done.failures[1]
+
+
+def test_too_few_vectors_are_the_encoders_fault() -> None:
+    class Short(Small):
+        def forward(self, batch: list[float]) -> np.ndarray:
+            return super().forward(batch)[1:]
+
+    with pytest.raises(EncoderFailed, match="for 4 items"):
+        run(Short(), numbered(1, 4))
+
+
+def test_parts_are_as_equal_as_they_can_be() -> None:
+    (batch,) = numbered(1, 7)
+    assert [len(part.rows) for part in cut(3, batch, 2)] == [4, 3]
+    assert [part.is_last for part in cut(3, batch, 2)] == [False, True]
+    assert [len(part.rows) for part in cut(3, batch, 64)] == [1] * 7
+
+
+def test_failures_after_a_success_do_not_end_the_run(tmp_path: Path) -> None:
+    for first, raises in (("100", False), ("unreadable", True)):
+        texts = [first, *(f"{13}" for _ in range(6))]
+        work = Work(missing={n.to_bytes(16): Rendered(text=text) for n, text in enumerate(texts)})
+        sizes = np.ones(len(texts), dtype=np.int32)
+        plan = make_plan(list(work.missing), sizes, budget=1, identity="", name="n")
+        steps = encode_missing(
+            plan, work, VectorStore(tmp_path / first), LocalEngine(Small(), 0, 7)
+        )
+        if raises:
+            with pytest.raises(EncoderFailed, match="fails on every item it is given"):
+                list(steps)
+        else:
+            assert len(list(steps)) == 7
+            assert len(work.faults) == 6
+
+
+def test_images_are_numbered_by_what_they_show() -> None:
+    shown = ["a.png", None, "b.png", "a.png", b"x", b"x", None]
+    work = Work(missing={n.to_bytes(16): Rendered(image=one) for n, one in enumerate(shown)})
+    assert work.pictures() == [0, -1, 1, 0, 2, 2, -1]
 
 
 @pytest.mark.thorough
@@ -195,3 +348,75 @@ def test_vectors_on_the_cpu_are_there_at_once() -> None:
     vectors = begin(Tensors(), [1.0, 2.0])()
     assert vectors.dtype == np.float32
     assert vectors.tolist() == [[1.0], [2.0]]
+
+
+class OnCuda(torch.Tensor):
+    """A tensor that says it is on a device."""
+
+    @property
+    def is_cuda(self) -> bool:  # type: ignore[override]
+        return True
+
+
+class Device:
+    """A device whose copies are done when they are waited for, and no sooner."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.log: list[str] = []
+        device, empty = self, torch.empty
+
+        class Event:
+            def record(self) -> None:
+                self.copies, device.copies = device.copies, []
+
+            def synchronize(self) -> None:
+                device.log.append("wait")
+                with torch.inference_mode():
+                    for here, there in self.copies:
+                        here[:] = there
+
+        def pinned_empty(shape: Any, *, dtype: Any, pin_memory: bool) -> torch.Tensor:
+            assert pin_memory
+            return empty(shape, dtype=dtype).fill_(float("nan")).as_subclass(Here)
+
+        class Here(torch.Tensor):
+            def copy_(self, there: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+                assert non_blocking
+                assert there.dtype == self.dtype
+                device.copies.append(
+                    (self.as_subclass(torch.Tensor), there.as_subclass(torch.Tensor))
+                )
+                return self
+
+        monkeypatch.setattr(torch, "empty", pinned_empty)
+        monkeypatch.setattr(torch.cuda, "Event", Event)
+
+
+class Launching(Small):
+    """Has its vectors on a device, in half precision."""
+
+    device = "cuda:0"
+
+    def __init__(self, device: Device) -> None:
+        super().__init__()
+        self.log = device.log
+
+    def forward(self, batch: list[float]) -> torch.Tensor:  # type: ignore[override]
+        self.log.append("run")
+        vectors = torch.from_numpy(super().forward(batch)).bfloat16()
+        return vectors.as_subclass(OnCuda)
+
+
+def test_vectors_of_a_device_are_waited_for_while_the_next_batch_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    device = Device(monkeypatch)
+    batches = numbered(3, 2)
+    done = run(Launching(device), batches)  # type: ignore[arg-type]
+    assert [encoded.failures for encoded in done] == [{}] * 3
+    assert device.log == ["run", "run", "wait", "run", "wait", "wait"]
+    for encoded, batch in zip(done, batches, strict=True):
+        assert encoded.vectors.dtype == np.float32
+        assert encoded.vectors[:, 0].tolist() == texts_of(batch)
+        assert type(encoded.vectors) is np.ndarray

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from mmeb_harness import forecast as module
 from mmeb_harness.cli.console import forecast_lines
 from mmeb_harness.encoder import PlannedEncoder
-from mmeb_harness.forecast import Forecast, Place, _shares, forecast
+from mmeb_harness.engines import ray_cluster
+from mmeb_harness.engines.engine import EngineSettings
+from mmeb_harness.engines.seats import Room
+from mmeb_harness.forecast import Forecast, Place, _shares, expected_place, forecast
 from mmeb_harness.gather import Work
 from mmeb_harness.item import Item, Rendered
 from mmeb_harness.plan import Plan, make_plan
@@ -90,7 +95,7 @@ def test_images_and_texts_are_timed_apart(clock: Clock) -> None:
 
 
 def test_workers_and_copies_share_the_time(clock: Clock) -> None:
-    found = foretold(Working(clock), [*IMAGES, *TEXTS], Place(actors=4, workers=1))
+    found = foretold(Working(clock), [*IMAGES, *TEXTS], Place(copies=4, workers=1))
     assert found.seconds == pytest.approx(
         SECONDS * 2 / 3 / 4
     )  # running takes longer than preparing
@@ -171,3 +176,27 @@ def test_sizing_decodes_no_pixel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = job.forecast()
     assert found.items > 6
     assert found.tokens > 20 * 6
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "expected"),
+    [
+        ({}, "cpu", 1),
+        ({"actors": 16}, "cpu", 4),
+        ({"actors": 2}, "cpu", 2),
+        ({"name": "ray"}, "cpu", 1),
+        ({"name": "ray"}, "cuda", 8),
+        ({"gpus": 3}, "cuda", 3),
+    ],
+    ids=str,
+)
+def test_copies_share_the_cores_and_gpus_are_counted(
+    settings: dict[str, Any], device: str, expected: int, clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray_cluster, "this_machine", lambda: Room(cores=8, gpus=8))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    encoder = Working(clock)
+    encoder.device = device  # type: ignore[attr-defined]
+    assert expected_place(EngineSettings(**settings), encoder, 3).copies == expected

@@ -117,6 +117,24 @@ def test_an_actor_that_only_dies_is_given_up_sooner_when_nothing_was_ever_done()
     assert leases.hopeless(0)
 
 
+def test_deaths_are_counted_from_the_last_thing_done() -> None:
+    leases = Leases(100, actors=1)
+    for _ in range(20):
+        leases.died(0)
+        leases.done(granted(leases, 0), 1.0)
+    assert not leases.hopeless(0)
+
+
+def test_another_in_a_dead_actors_place_begins_small() -> None:
+    leases = Leases(1000, actors=1)
+    for _ in range(6):
+        lease = granted(leases, 0)
+        leases.done(lease, 0.01 * len(lease.batches))
+    assert len(lease.batches) > 8
+    leases.died(0)
+    assert len(granted(leases, 0).batches) == 1
+
+
 # -- dealing ---------------------------------------------------------------------------------------
 
 
@@ -179,6 +197,39 @@ def test_batches_that_kill_are_given_up_and_all_others_done(
         assert list(done[number].failures) == [0, 1]
         assert "process died 3 times (out of memory?)" in done[number].failures[0]
     assert crew.started <= actors + 4 * len(killers)
+
+
+def test_an_actor_that_dies_with_the_last_batch_given_up_is_not_replaced() -> None:
+    crew = Acted(1, killers=[0])
+    done = dict(deal(BATCHES[:1], crew))
+    assert len(done[0].failures) == 2
+    assert crew.started == 3
+
+
+def test_a_dead_actor_is_sent_nothing() -> None:
+    crew = Acted(3, killers=[0, 1, 2])
+    dead: set[int] = set()
+    send, start, news = crew.send, crew.start, crew.news
+
+    def noted(lease: Lease, batches: Sequence[Sequence[Rendered]]) -> None:
+        assert lease.actor not in dead
+        send(lease, batches)
+
+    def started(actor: int) -> None:
+        start(actor)
+
+    def heard() -> Any:
+        event = news()
+        if isinstance(event, Died):
+            dead.add(event.actor)
+        elif isinstance(event, Ready):
+            dead.discard(event.actor)
+        return event
+
+    crew.send, crew.start, crew.news = noted, started, heard  # type: ignore[method-assign]
+    done = dict(deal(BATCHES, crew))
+    assert sorted(done) == list(range(len(BATCHES)))
+    assert [number for number, one in done.items() if one.failures] != []
 
 
 def test_actors_that_all_die_at_their_start_are_one_clear_error() -> None:

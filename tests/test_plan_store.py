@@ -51,9 +51,18 @@ def test_batches_hold_every_item_once_within_the_padded_budget(budget: int) -> N
 
 def test_batches_are_as_full_as_the_budget_allows() -> None:
     batches = cut_batches(SIZES, 2048)
-    for batch in batches[:-1]:
+    for batch, following in pairwise(batches):
         full = (len(batch) + 1) * int(SIZES[batch].max()) > 2048
-        assert full or len(batch) == MAX_BATCH_ITEMS
+        smaller = SIZES[following[0]] < 0.85 * SIZES[batch[0]] and SIZES[batch].sum() >= 256
+        assert full or smaller or len(batch) == MAX_BATCH_ITEMS
+
+
+def test_a_batch_with_work_enough_ends_where_items_become_much_smaller() -> None:
+    sizes = np.array([100] * 3 + [84] * 4 + [10] * 3, dtype=np.int32)
+    assert [len(batch) for batch in cut_batches(sizes, 10_000)] == [3, 4, 3]
+    little = np.array([100, 84, 20, 10], dtype=np.int32)
+    assert [len(batch) for batch in cut_batches(little, 10_000)] == [4]
+    assert [len(batch) for batch in cut_batches(sizes, 200)] == [2] * 5
 
 
 def test_the_largest_items_come_first_and_equal_ones_keep_their_order() -> None:

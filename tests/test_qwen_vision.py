@@ -12,7 +12,7 @@ import mmeb_harness as mh
 import pytest
 import torch
 from mmeb_harness.plugins import qwen_vision
-from mmeb_harness.plugins.qwen_vision import BY_SIZE
+from mmeb_harness.plugins.qwen_vision import BY_SIZE, quick_gelu
 from training_parts import GOLDENS, load, picture
 
 NO_WEIGHTS = shutil.ignore_patterns("*.safetensors*")
@@ -135,6 +135,30 @@ def test_the_patches_are_a_product(quick: Any, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.nn.Conv3d, "_conv_forward", never)
     with torch.no_grad():
         quick.features(images(quick, ALIKE))
+
+
+def test_the_activation_is_the_library_s_bit_for_bit() -> None:
+    from transformers.activations import QuickGELUActivation
+
+    library = QuickGELUActivation()
+    for dtype in (torch.float32, torch.bfloat16):
+        x = torch.linspace(-9, 9, 1001, dtype=dtype)
+        before = x.clone()
+        with torch.inference_mode():
+            assert torch.equal(quick_gelu(library, x), library(x))
+        assert torch.equal(x, before)
+    x = torch.linspace(-9, 9, 1001, requires_grad=True)
+    (ours,) = torch.autograd.grad(quick_gelu(library, x).sum(), x)
+    (theirs,) = torch.autograd.grad(library(x).sum(), x)
+    assert torch.equal(ours, theirs)
+
+
+def test_the_activation_of_the_tower_is_ours(quick: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    kept = torch.Tensor.sigmoid_
+    monkeypatch.setattr(torch.Tensor, "sigmoid_", lambda one: calls.append(1) or kept(one))
+    quick.encode([mh.Item(text="<|image_1|>\nwhat is it?", image=picture(1, (56, 56)))])
+    assert len(calls) == len(quick.module.visual.blocks)
 
 
 def test_another_kernel_is_the_library_s(quick: Any) -> None:

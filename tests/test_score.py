@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mmeb_harness.score import Outcomes, chance, score_task
+from mmeb_harness import score as score_module
+from mmeb_harness.errors import TaskError
+from mmeb_harness.score import Outcomes, chance, normalised, score_task
 from mmeb_harness.taskdata import Ragged
 
 TOLERANCE = 1e-6
@@ -314,6 +316,58 @@ def test_chance_is_the_mean_share_of_gold_mentions() -> None:
     candidates = ragged([[1, 2, 3, 4], [1, 1, 2], [5]])
     gold = ragged([[1], [1], [5]])
     assert chance(candidates, gold) == pytest.approx((1 / 4 + 2 / 3 + 1) / 3)
+
+
+def test_rows_are_made_unit_length_however_large_and_whatever_their_signs() -> None:
+    vectors = np.array([[-3e38, 1.0], [3e38, 1.0], [-1e-38, 0.0], [3.0, -4.0]], dtype=np.float32)
+    unit = normalised(vectors)
+    np.testing.assert_allclose(unit, [[-1, 0], [1, 0], [-1, 0], [0.6, -0.8]], atol=1e-7)
+
+
+@pytest.mark.parametrize("block", [1, 2, 1000])
+@pytest.mark.parametrize("spoilt", [1e30, -1e30])
+def test_a_score_beyond_all_numbers_names_its_query(
+    spoilt: float, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(score_module, "BLOCK", block)
+    vectors = np.ones((6, 2), dtype=np.float32)
+    vectors[3] = spoilt
+    vectors[5] = 1e30
+    case = Case(
+        vectors=vectors,
+        queries=[0, 1, 2, 5],
+        candidates=[[1, 2]] * 3 + [[2, 3]],
+        gold=[[1]] * 3 + [[2]],
+    )
+    with pytest.raises(TaskError, match="scores of query 3 are not finite"):
+        case.score(similarity="dot")
+
+
+@pytest.mark.parametrize("best", [0.3, 0.51, 0.6, 0.75, 0.9, 1.5])
+def test_every_candidate_is_better_tied_or_worse(best: float) -> None:
+    gold = np.float32(best)
+    for steps in range(40):  # past the tolerance, in the smallest steps that there are
+        rival = gold
+        for _ in range(steps):
+            rival = np.nextafter(rival, np.float32(9))
+        vectors = np.array([[1.0], [gold], [rival]], dtype=np.float32)
+        found = Case(vectors=vectors, queries=[0], candidates=[[1, 2]], gold=[[1]]).score(
+            similarity="dot"
+        )
+        assert int(found.better[0]) + int(found.tied[0]) == 2
+
+
+@pytest.mark.parametrize("scores", [1, 50, 10**9])
+def test_blocks_change_nothing(scores: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = random_case(5, items=60, queries=40, longest=30)
+    whole = case.score(similarity="cosine")
+    monkeypatch.setattr(score_module, "BLOCK_SCORES", scores)
+    parts = case.score(similarity="cosine")
+    assert np.array_equal(parts.hit_at_1, whole.hit_at_1)
+    assert np.array_equal(parts.tied, whole.tied)
+    assert [row.tolist() for row in parts.top_candidates] == [
+        row.tolist() for row in whole.top_candidates
+    ]
 
 
 def test_vectors_are_not_changed_by_scoring() -> None:

@@ -77,11 +77,12 @@ def one_by_one(encoder: Any, given: list[Item]) -> np.ndarray:
 REPEATED = [1, 0, None, 1, 2, 1, None, 0]
 
 
+@pytest.mark.parametrize("shown", [REPEATED, [2, 0, 2]], ids=["several", "one"])
 @pytest.mark.parametrize("name", SHARING)
 def test_a_picture_of_several_items_gives_each_its_own_vector(
-    name: str, encoders: Any, paths: list[str]
+    name: str, shown: list[int | None], encoders: Any, paths: list[str]
 ) -> None:
-    encoder, given = encoders(name), items(paths, REPEATED)
+    encoder, given = encoders(name), items(paths, shown)
     assert np.abs(together(encoder, given) - one_by_one(encoder, given)).max() <= 1e-5
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines.batch import prepare_batch, reason
-from mmeb_harness.errors import EnvironmentFault, TaskError
+from mmeb_harness.errors import EncoderFailed, EnvironmentFault, TaskError
 from mmeb_harness.gather import name_item
 from mmeb_harness.image import pixel_digest
 from mmeb_harness.item import Item, Rendered
@@ -104,6 +104,11 @@ class Preparer:
         keeping = len(parts) - self._kept([self._weight(sizes[rows]) for rows in parts])
         for number, rows in enumerate(parts):
             prepared = prepare_batch(self.encoder, [found.rendered[row] for row in rows])
+            if prepared.trouble is not None:
+                raise EncoderFailed(
+                    f"{len(rows)} items cannot be prepared together ({prepared.trouble.why}): "
+                    "smaller chunks (batch.chunk_tokens) or fewer run.workers may help"
+                )
             found.faults.update({int(rows[row]): why for row, why in prepared.failures.items()})
             chunks.append(Chunk(batch=prepared.batch, items=len(rows), keeps=number >= keeping))
             order += rows.tolist()

@@ -6,7 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from mmeb_harness.encoder import Arriving, Batch, PlannedEncoder, Vectors, begin
@@ -14,13 +14,30 @@ from mmeb_harness.errors import EncoderFailed, EnvironmentFault, ItemError, Usag
 from mmeb_harness.item import Rendered
 
 
+class Trouble(NamedTuple):
+    """Why a whole batch failed, and whether it was for want of memory."""
+
+    why: str
+    is_memory: bool
+
+    @classmethod
+    def of(cls, error: BaseException) -> Trouble:
+        """Tell what an error says of a batch."""
+        why = reason(error)
+        return cls(why, isinstance(error, MemoryError) or "out of memory" in why.lower())
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """A prepared batch: `rows` are those of the rendered items in it, `failures` the others."""
+    """A prepared batch: `rows` are those of the rendered items in it, `failures` the others.
+
+    With `trouble` there is none: together they could not be prepared, fewer of them may.
+    """
 
     batch: Batch
     rows: Sequence[int]
     failures: Mapping[int, str] = field(default_factory=dict)
+    trouble: Trouble | None = None
 
     def pin_memory(self) -> Prepared:
         """Return it in memory that the device can fetch from while it computes (torch's loader
@@ -44,29 +61,31 @@ class Encoded:
 
 def prepare_batch(encoder: PlannedEncoder, rendered: Sequence[Rendered]) -> Prepared:
     """Prepare a batch; where that fails, find the items at fault and prepare the others."""
+    everything = range(len(rendered))
     try:
-        return Prepared(batch=encoder.prepare(rendered), rows=range(len(rendered)))
-    except (EnvironmentFault, MemoryError):
+        return Prepared(batch=encoder.prepare(rendered), rows=everything)
+    except EnvironmentFault:
         raise
     except (Exception, SystemExit) as error:
-        if len(rendered) == 1:
-            return Prepared(batch=None, rows=(), failures={0: reason(error)})
-        failures = _faults(encoder, rendered)
-        if not failures:
-            raise
-    rows = [row for row in range(len(rendered)) if row not in failures]
-    batch = encoder.prepare([rendered[row] for row in rows]) if rows else None
-    return Prepared(batch=batch, rows=rows, failures=failures)
+        trouble = Trouble.of(error)
+    if len(rendered) == 1:
+        return Prepared(batch=None, rows=(), failures={0: trouble.why})
+    failures = {} if trouble.is_memory else _faults(encoder, rendered)
+    if not failures:
+        return Prepared(batch=None, rows=everything, trouble=trouble)
+    rows = [row for row in everything if row not in failures]
+    rest = prepare_batch(encoder, [rendered[row] for row in rows]) if rows else None
+    return Prepared(
+        batch=None if rest is None else rest.batch,
+        rows=rows,
+        failures=failures,
+        trouble=None if rest is None else rest.trouble,
+    )
 
 
 def _faults(encoder: PlannedEncoder, rendered: Sequence[Rendered]) -> dict[int, str]:
-    failures = {}
-    for row, one in enumerate(rendered):
-        try:
-            encoder.prepare([one])
-        except (Exception, SystemExit) as error:
-            failures[row] = reason(error)
-    return failures
+    found = (prepare_batch(encoder, [one]).failures for one in rendered)
+    return {row: failures[0] for row, failures in enumerate(found) if failures}
 
 
 def encode_prepared(
@@ -84,29 +103,29 @@ class Launched:
     ) -> None:
         self._encoder, self._rendered, self._prepared = encoder, rendered, prepared
         self._arriving: Arriving | None = None
-        self._error: BaseException | None = None
-        if prepared.rows:
-            with self._keeping_error():
+        self._trouble = prepared.trouble
+        if prepared.rows and self._trouble is None:
+            with self._keeping_trouble():
                 self._arriving = begin(encoder, prepared.batch)
 
     @contextlib.contextmanager
-    def _keeping_error(self) -> Iterator[None]:
+    def _keeping_trouble(self) -> Iterator[None]:
         try:
             yield
         except (EnvironmentFault, EncoderFailed, UsageError):
             raise
         except (Exception, SystemExit) as error:
-            self._error = error
+            self._trouble = Trouble.of(error)
 
     def result(self) -> Encoded:
         """Wait for the vectors. A batch that failed is halved and run again."""
         prepared = self._prepared
         vectors = np.zeros((0, 0), np.float32)
         if self._arriving is not None:
-            with self._keeping_error():
+            with self._keeping_trouble():
                 vectors = _checked(self._arriving(), len(prepared.rows))
-        if self._error is not None:
-            return _halved(self._encoder, self._rendered, prepared, self._error)
+        if self._trouble is not None:
+            return _halved(self._encoder, self._rendered, prepared, self._trouble)
         finite = [bool(np.isfinite(vector).all()) for vector in vectors]
         failures = dict(prepared.failures) | {
             row: "its vector is not finite (NaN or infinite)"
@@ -128,22 +147,17 @@ def _checked(vectors: Vectors, expected: int) -> Vectors:
 
 
 def _halved(
-    encoder: PlannedEncoder, rendered: Sequence[Rendered], prepared: Prepared, error: BaseException
+    encoder: PlannedEncoder, rendered: Sequence[Rendered], prepared: Prepared, trouble: Trouble
 ) -> Encoded:
     rows = list(prepared.rows)
     if len(rows) == 1:
-        failures = {**prepared.failures, rows[0]: reason(error)}
+        failures = {**prepared.failures, rows[0]: trouble.why}
         return Encoded(vectors=np.zeros((0, 0), np.float32), rows=(), failures=failures)
     _free_memory()
     halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
     both = merged([(half, _encode_rows(encoder, rendered, half)) for half in halves])
     failures = {**prepared.failures, **both.failures}
-    return replace(both, failures=failures, short=both.short or _is_memory(error))
-
-
-def _is_memory(error: BaseException) -> bool:
-    """Tell whether memory was short, the device's or this machine's."""
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+    return replace(both, failures=failures, short=both.short or trouble.is_memory)
 
 
 def merged(parts: Sequence[tuple[Sequence[int], Encoded]]) -> Encoded:
@@ -173,8 +187,13 @@ def _free_memory() -> None:
 
 def reason(error: BaseException) -> str:
     """Say in one line why something failed."""
-    text = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-    return text if isinstance(error, ItemError) else f"{type(error).__name__}: {text}"
+    name = type(error).__name__
+    try:
+        said = str(error).strip()
+    except Exception:
+        said = "it cannot say why"
+    text = (said or name).splitlines()[0][:300]
+    return text if isinstance(error, ItemError) else f"{name}: {text}"
 
 
 def pinned(batch: Any) -> Any:

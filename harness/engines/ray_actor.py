@@ -6,7 +6,9 @@ before the device keeps them apart. Nothing here imports Ray: to Ray it is a pla
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pickle
 import socket
 import sys
 import threading
@@ -18,12 +20,12 @@ from time import perf_counter
 from typing import Any
 
 from mmeb_harness.encoder import TrainableEncoder
-from mmeb_harness.engines.batch import Encoded, Launched, Prepared, merged
+from mmeb_harness.engines.batch import Encoded, Launched, Prepared, merged, reason
 from mmeb_harness.engines.engine import Batches
 from mmeb_harness.engines.local import Part, cut
 from mmeb_harness.engines.preparing import InProcesses, InThread, Prepare
 from mmeb_harness.engines.sending import Identity, identity_of, libraries, unseal
-from mmeb_harness.errors import HarnessError
+from mmeb_harness.errors import EncoderFailed, EnvironmentFault, HarnessError
 
 PASSED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "MMEB_HARNESS_CACHE_DIR")
 """Settings of the surroundings that an actor shares with the run; no secrets."""
@@ -94,7 +96,7 @@ class EncoderActor:
         try:
             return self._open()
         except HarnessError as error:
-            return Outcome(error=error)
+            return Outcome(error=sendable(error))
 
     def _open(self) -> Arrival:
         post = self._post
@@ -128,8 +130,8 @@ class EncoderActor:
                 encoded = list(self._whole(parts, self._run(parts, prepared)))
                 began, ended = max(came, self._free_since), perf_counter()
                 self._free_since = ended
-        except HarnessError as error:
-            return Outcome(error=error)
+        except Exception as error:
+            return Outcome(error=sendable(error))
         return Outcome(seconds=ended - began, encoded=encoded)
 
     def _run(self, parts: Sequence[Part], prepared: Iterator[Prepared]) -> Iterator[Encoded]:
@@ -152,6 +154,17 @@ class EncoderActor:
             if part.is_last:
                 yield done[0][1] if len(done) == 1 else merged(done)
                 done = []
+
+
+def sendable(error: Exception) -> HarnessError:
+    """Return an error as one of our own that arrives as what it is."""
+    with contextlib.suppress(Exception):
+        copy = pickle.loads(pickle.dumps(error))
+        if isinstance(copy, HarnessError) and str(copy) == str(error):
+            return copy
+    if isinstance(error, EnvironmentFault):
+        return EnvironmentFault(reason(error))
+    return EncoderFailed(f"the encoder failed in an actor: {reason(error)}")
 
 
 def _settle(post: Post) -> None:

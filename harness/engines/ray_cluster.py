@@ -102,9 +102,7 @@ class Cluster:
     """A connection to Ray; `room` is what there is to be shared."""
 
     def __init__(self) -> None:
-        import ray
-
-        self._ray: Any = ray
+        self._ray: Any = _imported()
         self._owned = not _connected()
         self._folder: Path | None = None
         atexit.register(self.close)
@@ -178,6 +176,16 @@ class Cluster:
         worker: Any = self._ray._private.worker
         if hasattr(worker, "_worker_logs_enabled"):  # private; it would only print without it
             worker._worker_logs_enabled = not wanted
+
+
+def _imported() -> Any:
+    try:
+        import ray
+    except Exception as error:  # whatever is wrong with an installation
+        raise EnvironmentFault(
+            f"ray is installed, and cannot be imported: {reason(error)}"
+        ) from None
+    return ray
 
 
 def _short_temporary() -> str:

@@ -12,6 +12,7 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
 from mmeb_harness.errors import EnvironmentFault, HarnessError
@@ -136,9 +137,26 @@ class _Calls:
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
+        self._is_proven = False
 
     def __getitem__(self, given: Any) -> Any:
         try:
-            return self.function(given)
+            made = self.function(given)
+            self._prove(made)
         except HarnessError as error:
             return error
+        return made
+
+    def _prove(self, made: Any) -> None:
+        """See once that what is made can be sent: torch would only say so to the terminal, and the
+        run wait for it forever."""
+        if self._is_proven:
+            return
+        try:
+            ForkingPickler.dumps(made)
+        except Exception as error:
+            raise EnvironmentFault(
+                f"what a worker prepares cannot be sent to the run ({type(error).__name__}: "
+                f"{str(error)[:200]}): use --workers 0"
+            ) from None
+        self._is_proven = True
