@@ -69,4 +69,5 @@ def _plan(subject: Subject, work: Work, budget: int) -> Plan:
         identity="",
         name=new_plan_name(),
         pictures=work.pictures(),
+        pads=subject.encoder.pads,
     )

@@ -47,10 +47,12 @@ class PlannedEncoder(ABC):
     """Level 2: an encoder whose work can be planned, prepared elsewhere and dealt to devices.
 
     An instance pickles to its CPU half: `render`, `size` and `prepare` work in a worker process.
-    `prepares` says whether `prepare` does anything worth a process of its own.
+    `prepares` says whether `prepare` does anything worth a process of its own, `pads` whether the
+    items of a batch all cost as much as its largest.
     """
 
     prepares = True
+    pads = True
 
     @abstractmethod
     def render(self, item: Item) -> Rendered:

@@ -63,13 +63,18 @@ class Plan:
 
 
 def cut_batches(
-    sizes: NDArray[np.int32], budget: int, pictures: Sequence[int] | None = None
+    sizes: NDArray[np.int32],
+    budget: int,
+    pictures: Sequence[int] | None = None,
+    *,
+    pads: bool = True,
 ) -> list[NDArray[np.int64]]:
     """Cut items into batches of similar size, largest first, padded tokens within the budget.
 
     Returns the indices of each batch. Equal sizes keep their order; a single item may exceed the
     budget alone. `pictures` numbers the image of each item (-1: none): items of similar size that
-    show one image come together, so that it is prepared and seen once.
+    show one image come together, so that it is prepared and seen once. A batch that is padded ends
+    sooner where items become much smaller.
     """
     rooms, companies = sizes.astype(np.int64), np.arange(len(sizes))
     if pictures is not None:
@@ -78,7 +83,9 @@ def cut_batches(
     batches, start = [], 0
     while start < len(order):
         room = max(1, budget // max(1, int(rooms[order[start]])))
-        stop = start + _of_like_size(rooms[order[start : start + min(room, MAX_BATCH_ITEMS)]])
+        stop = min(start + min(room, MAX_BATCH_ITEMS), len(order))
+        if pads:
+            stop = start + _of_like_size(rooms[order[start:stop]])
         batches.append(order[start:stop])
         start = stop
     return batches
@@ -121,9 +128,10 @@ def make_plan(
     name: str,
     fresh: bool = False,
     pictures: Sequence[int] | None = None,
+    pads: bool = True,
 ) -> Plan:
     """Sort and cut the missing keys into batches, as `cut_batches` does."""
-    chosen = cut_batches(sizes, budget, pictures)
+    chosen = cut_batches(sizes, budget, pictures, pads=pads)
     order = np.concatenate(chosen) if chosen else np.zeros(0, dtype=np.int64)
     numbers = np.repeat(np.arange(len(chosen)), [len(rows) for rows in chosen])
     return Plan(

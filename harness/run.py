@@ -235,6 +235,7 @@ class Job:
             name=self.plan_name,
             fresh=self.fresh,
             pictures=work.pictures(),
+            pads=self.subject.encoder.pads,
         )
 
     def _encode(self, plan: Plan, work: Work, tasks: list[_Open], store: VectorStore) -> None:

@@ -56,6 +56,7 @@ class Served(PlannedEncoder):
     """An encoder whose vectors a server computes."""
 
     device = "served"
+    pads = False
 
     def __init__(self, card: Card) -> None:
         if card.base is None:

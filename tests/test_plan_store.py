@@ -60,6 +60,7 @@ def test_batches_are_as_full_as_the_budget_allows() -> None:
 def test_a_batch_with_work_enough_ends_where_items_become_much_smaller() -> None:
     sizes = np.array([100] * 3 + [84] * 4 + [10] * 3, dtype=np.int32)
     assert [len(batch) for batch in cut_batches(sizes, 10_000)] == [3, 4, 3]
+    assert [len(batch) for batch in cut_batches(sizes, 10_000, pads=False)] == [10]
     little = np.array([100, 84, 20, 10], dtype=np.int32)
     assert [len(batch) for batch in cut_batches(little, 10_000)] == [4]
     assert [len(batch) for batch in cut_batches(sizes, 200)] == [2] * 5

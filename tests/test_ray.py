@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import secrets
 import signal
 import subprocess
 import sys
@@ -28,15 +27,6 @@ pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extr
 
 TASKS = ("OK-VQA", "A-OKVQA")
 MINI = "OK-VQA,MSCOCO_i2t,CIRR"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def token() -> Iterator[None]:
-    """A secret that the clusters here ask for; set before Ray is imported, which reads it then."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_AUTH_MODE", "token")
-        patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        yield
 
 
 @pytest.fixture(scope="module")
