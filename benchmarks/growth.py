@@ -17,6 +17,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -103,13 +104,13 @@ class Growth:
         """Do what is asked for in addition, on a copy of what the first run left."""
         with tempfile.TemporaryDirectory() as copy:
             shutil.copytree(self.folder, copy, dirs_exist_ok=True)
-            work = lambda: bring(self.encoder, self.asked[name], Path(copy))  # noqa: E731
+            work = partial(bring, self.encoder, self.asked[name], Path(copy))
             return timed(work, self.encoder.device)
 
     def anew(self, name: str) -> tuple[int, Took]:
         """Do it from nothing."""
         with tempfile.TemporaryDirectory() as empty:
-            work = lambda: bring(self.encoder, self.asked[name], Path(empty))  # noqa: E731
+            work = partial(bring, self.encoder, self.asked[name], Path(empty))
             return timed(work, self.encoder.device)
 
 
