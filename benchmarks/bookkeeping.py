@@ -26,16 +26,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from anonymous_memory import anonymous_bytes, peak_memory
 from made_tasks import is_shared, write_tasks
 from measuring import Took, heading, ratio, say, table, turned
 from mmeb_harness.api import Request, prepare_job
@@ -281,31 +282,6 @@ def unpickled(place: Place, name: str, side: str) -> dict[tuple[str, str], Vecto
 # -- memory ----------------------------------------------------------------------------------------
 
 
-def anonymous_bytes() -> int:
-    """Return this process's resident memory that no file backs."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith("RssAnon:"))
-    return int(line.split()[1]) * 1024
-
-
-@contextmanager
-def peak_memory() -> Iterator[Callable[[], int]]:
-    """Give a function that tells the most anonymous memory since (looked at every 10 ms)."""
-    seen, over = [anonymous_bytes()], threading.Event()
-
-    def watch() -> None:
-        while not over.wait(0.01):
-            seen.append(anonymous_bytes())
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield lambda: max(seen)
-    finally:
-        over.set()
-        watcher.join()
-
-
 def memory_of_ours(place: Place) -> tuple[int, int]:
     """Run our side in a process of its own; return its anonymous memory at the start and most."""
     command = [sys.executable, __file__, "--watch", str(place.folder), "--dim"]
@@ -367,9 +343,9 @@ def _median_cpu(side: Sequence[Took]) -> str:
     return f"{statistics.median(took.cpu for took in side):.2f}"
 
 
-def summed(times: Times, names: Sequence[str]) -> Took:
+def summed(names: Sequence[str], done: Done) -> Took:
     """Add up the times of some tasks."""
-    chosen = [times[name] for name in names]
+    chosen = [done.tasks[name] for name in names]
     return Took(wall=sum(took.wall for took in chosen), cpu=sum(took.cpu for took in chosen))
 
 
@@ -408,8 +384,7 @@ def print_section(place: Place, rounds: Sequence[Round], cold: Took, queries: in
         head += ["lean, CPU s", "lean / ours, CPU"]
     rows: list[list[object]] = []
     for kind, names in kinds(place.tasks).items():
-        spent = lambda done, names=names: summed(done.tasks, names)  # noqa: E731
-        rows.append([kind, len(names), *cells(rounds, spent)])
+        rows.append([kind, len(names), *cells(rounds, partial(summed, names))])
     rows.append(["**the whole run**", len(place.tasks), *cells(rounds, lambda done: done.whole)])
     print(table(head, rows))
     warm = statistics.median(one.ours.whole.cpu for one in rounds)

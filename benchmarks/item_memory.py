@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from anonymous_memory import anonymous_bytes
 from measuring import heading, say, table
 from mmeb_harness.api import Request, prepare_job
 from mmeb_harness.encoder import PlannedEncoder, Vectors
@@ -89,13 +90,6 @@ class Gauge(Progress):
         if share is not None and self.done >= share * self.items:
             self.encoding[share] = anonymous_bytes()
             say(f"{share:.0%}: {self.encoding[share] / 1e6:.1f} MB")
-
-
-def anonymous_bytes() -> int:
-    """Return this process's resident memory that no file backs."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (line,) = (line for line in lines if line.startswith("RssAnon:"))
-    return int(line.split()[1]) * 1024
 
 
 def measured(folder: Path, items: int, dimension: int) -> tuple[int, Gauge]:

@@ -89,7 +89,8 @@ class _Maker:
     def _candidates(self, pool: int, count: int) -> list[int]:
         """Draw a row's candidates, the gold first; where all share them, the others keep order."""
         if pool > count:
-            return self.generator.choice(pool, count, replace=False).tolist()  # type: ignore[no-any-return]
+            drawn: list[int] = self.generator.choice(pool, count, replace=False).tolist()
+            return drawn
         gold = int(self.generator.integers(pool))
         return [gold, *(place for place in range(pool) if place != gold)]
 

@@ -11,6 +11,7 @@ import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SHARED = {
+    "anonymous_memory",
     "device_limit",
     "eval_mix",
     "made_tasks",
