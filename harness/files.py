@@ -78,6 +78,15 @@ def cache_root(given: Path | None = None) -> Path:
     return Path(named) if named else user_cache_path("mmeb-harness")
 
 
+def is_tidy(path: str) -> bool:
+    """Tell at once of most paths that they are absolute and in their shortest form."""
+    return path.startswith("/") and not ("//" in path or "/." in path or path.endswith("/"))
+
+
+def _full(path: str) -> str:
+    return path if is_tidy(path) else os.path.abspath(path)
+
+
 class FileIndex:
     """Digests of files, remembered in a small database under the cache.
 
@@ -104,7 +113,7 @@ class FileIndex:
 
     def recall(self, paths: Iterable[str]) -> None:
         """Look up files whose digests will be asked for, all at once, until the next `flush`."""
-        names = [os.path.abspath(path) for path in paths]
+        names = [_full(path) for path in paths]
         for start in range(0, len(names), NAMES_AT_ONCE):
             chosen = names[start : start + NAMES_AT_ONCE]
             marks = ", ".join("?" * len(chosen))
@@ -115,7 +124,7 @@ class FileIndex:
 
     def digest(self, path: str | os.PathLike[str]) -> str:
         """Return the SHA-256 of a file, reading it only if it is new or has changed."""
-        name, status = os.path.abspath(path), os.stat(path)
+        name, status = _full(os.fspath(path)), os.stat(path)
         state = f"{status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
         known = self._known(name)
         if known is not None and known[0] == state:

@@ -8,7 +8,6 @@ vectors again, without the benchmark's data and without the model.
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from mmeb_harness.errors import UsageError
-from mmeb_harness.files import write_aside
+from mmeb_harness.files import is_tidy, write_aside
 from mmeb_harness.gather import Gathered
 from mmeb_harness.score import Outcomes
 from mmeb_harness.summary import Cluster
@@ -28,9 +27,6 @@ from mmeb_harness.taskdata import TaskData
 from numpy.typing import NDArray
 
 INDICES = pa.list_(pa.int32())
-
-_UNTIDY = re.compile(r"//|/\.?(/|$)")
-"""What `Path` leaves out of a path."""
 
 ROWS = pa.schema(
     {
@@ -130,9 +126,7 @@ def items_of(data: TaskData, gathered: Gathered) -> TaskItems:
 
 def _absolute(path: str) -> str:
     """Return `Path.absolute`, which takes long to find that there is nothing to do."""
-    if path.startswith("/") and _UNTIDY.search(path) is None:
-        return path
-    return str(Path(path).absolute())
+    return path if is_tidy(path) else str(Path(path).absolute())
 
 
 def clusters_of(rows: TaskRows | Hits) -> tuple[Cluster, ...]:

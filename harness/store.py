@@ -120,9 +120,10 @@ class VectorStore:
 
     def _intact(self, key: Key) -> bool:
         slot = self._slot(key)
-        if self._places[slot] == NOWHERE:
+        place = self._places[slot]
+        if place == NOWHERE:
             return False
-        shard, row = self._place(key)
+        shard, row = self._shards[place >> ROW_BITS], place & ROW_MASK
         if shard.checked[row]:
             return True
         if _checksum(key, shard.vectors[row]) == shard.checksums[row]:

@@ -200,11 +200,12 @@ def _encode(values: pa.Array) -> tuple[NDArray[np.int64], list[str]]:
     # a file's own codes may be in any order, unused, or two for one text
     texts = pa.concat_arrays([_decoded(values.dictionary), pa.array([""], pa.large_string())])
     known = texts.dictionary_encode()
-    places = np.asarray(pc.fill_null(values.indices, len(texts) - 1))
-    seen = pa.array(np.asarray(known.indices)[places]).dictionary_encode()
-    return np.asarray(seen.indices).astype(np.int64), known.dictionary.take(
-        seen.dictionary
-    ).to_pylist()
+    codes = pc.fill_null(values.indices, len(texts) - 1)
+    used = known.indices.take(codes.unique()).unique()
+    numbers = np.zeros(len(known.dictionary), dtype=np.int64)
+    numbers[np.asarray(used)] = np.arange(len(used))
+    met: list[str] = known.dictionary.take(used).to_pylist()
+    return np.take(numbers[np.asarray(known.indices)], codes), met
 
 
 def _ranked(codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -253,7 +254,7 @@ def _items(
             role=role,
             modality=modality,
         )
-        for text, path in side.pairs
+        for text, path in side.pairs.tolist()
     ]
     odd = [instruction is not None and item.instruction is None for item in items]
     return items, np.array(odd, dtype=bool)
@@ -266,17 +267,17 @@ def _notes(
     query_odd: NDArray[np.bool_],
     candidate_odd: NDArray[np.bool_],
 ) -> dict[str, int]:
-    starts = np.cumsum(lengths) - lengths
-    odd_rows = query_odd[queries.mentions] | np.logical_or.reduceat(
-        candidate_odd[candidates.mentions], starts
-    )
-    stray_rows = _stray(queries)[queries.mentions] | np.logical_or.reduceat(
-        _stray(candidates)[candidates.mentions], starts
-    )
+    def rows_with(query_marks: NDArray[np.bool_], candidate_marks: NDArray[np.bool_]) -> int:
+        marked = query_marks[queries.mentions]
+        if candidate_marks.any():
+            starts = np.cumsum(lengths) - lengths
+            marked |= np.logical_or.reduceat(candidate_marks[candidates.mentions], starts)
+        return int(marked.sum())
+
     return {
         "rows": len(lengths),
-        "unknown_instruction": int(odd_rows.sum()),
-        "stray_placeholder": int(stray_rows.sum()),
+        "unknown_instruction": rows_with(query_odd, candidate_odd),
+        "stray_placeholder": rows_with(_stray(queries), _stray(candidates)),
     }
 
 

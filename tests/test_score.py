@@ -324,6 +324,16 @@ def test_rows_are_made_unit_length_however_large_and_whatever_their_signs() -> N
     np.testing.assert_allclose(unit, [[-1, 0], [1, 0], [-1, 0], [0.6, -0.8]], atol=1e-7)
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-21, 1e-16, 1e-14, 1e14, 1e16, 1e19, 1e30])
+@pytest.mark.parametrize("name", ["one pool for all", "much shared", "little shared"])
+@pytest.mark.parametrize("all_of_them", [True, False])
+def test_a_cosine_does_not_depend_on_lengths(name: str, scale: float, all_of_them: bool) -> None:
+    case = random_case(5, **CASES[name])
+    case.vectors[:: 1 if all_of_them else 3] *= np.float32(scale)
+    case.vectors[::7] = 0
+    check_against_oracle(case, "cosine")
+
+
 @pytest.mark.parametrize("block", [1, 2, 1000])
 @pytest.mark.parametrize("spoilt", [1e30, -1e30])
 def test_a_score_beyond_all_numbers_names_its_query(
