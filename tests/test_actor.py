@@ -52,7 +52,7 @@ def test_memory_that_was_short_in_earlier_leases_is_not_tried_again() -> None:
     batches = numbered(8, 16)
     actor.encode(batches[:1])
     actor.encode(batches[1:2])
-    own: Any = actor._encoder
+    own: Any = actor._device.encoder
     own.forwards.clear()
     done = actor.encode(batches[2:])
     assert max(own.forwards) == 4
@@ -88,7 +88,7 @@ def test_two_leases_never_share_the_device_or_the_preparing_half() -> None:
     with ThreadPoolExecutor(2) as threads:
         done = list(threads.map(actor.encode, [numbered(8, 2) for _ in range(4)]))
     assert [len(one.encoded) for one in done] == [8] * 4
-    device: Any = actor._encoder
+    device: Any = actor._device.encoder
     preparing: Any = actor._prepare
     assert device.together == preparing._encoder.together == []
     assert device is not preparing._encoder
@@ -112,14 +112,14 @@ def test_a_fault_of_our_own_kind_is_told_and_the_device_is_free_again() -> None:
 def test_the_next_lease_is_prepared_while_the_device_is_busy() -> None:
     actor = actor_of(Small())
     own: Any = actor._prepare
-    with actor._device:  # as if another lease were on it
+    with actor._at_the_device:  # as if another lease were on it
         waiting = threading.Thread(target=actor.encode, args=(numbered(3, 2),), daemon=True)
         waiting.start()
         deadline = time.monotonic() + 60
         while len(own._encoder.prepared) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert own._encoder.prepared == [2, 2, 2]
-        device: Any = actor._encoder
+        device: Any = actor._device.encoder
         assert device.forwards == []
     waiting.join(60)
     assert device.forwards == [2, 2, 2]

@@ -13,8 +13,9 @@ import torch
 from mmeb_harness.encode import encode_missing
 from mmeb_harness.encoder import begin
 from mmeb_harness.engines.batch import Encoded, merged, pinned
+from mmeb_harness.engines.device import cut
 from mmeb_harness.engines.engine import EngineSettings, open_engine
-from mmeb_harness.engines.local import LocalEngine, cut
+from mmeb_harness.engines.local import LocalEngine
 from mmeb_harness.errors import EncoderFailed, EnvironmentFault
 from mmeb_harness.files import FileIndex
 from mmeb_harness.gather import Work, gather_items

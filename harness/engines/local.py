@@ -6,10 +6,10 @@ import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from mmeb_harness.encoder import PlannedEncoder
-from mmeb_harness.engines.batch import Encoded, Launched, merged, prepare_batch
+from mmeb_harness.engines.batch import Encoded, prepare_batch
+from mmeb_harness.engines.device import Device, Part
 from mmeb_harness.engines.engine import Batches, Engine
 from mmeb_harness.engines.workers import in_workers
 from mmeb_harness.item import Rendered
@@ -31,75 +31,28 @@ def chosen_workers(encoder: PlannedEncoder, batches: int, wanted: int | None) ->
 
 
 class LocalEngine(Engine):
-    """This process runs the device, and others prepare for it.
-
-    A device of its own computes one batch while the vectors of the one before are on their way.
-    Where memory was short once, later batches are cut before they are prepared.
-    """
+    """This process runs the device, and others prepare for it."""
 
     name = "local"
 
     def __init__(self, encoder: PlannedEncoder, workers: int | None, batches: int) -> None:
         self.encoder = encoder
         self.workers = chosen_workers(encoder, batches, workers)
-        self._pieces = 1
 
     def run(self, batches: Batches) -> Generator[tuple[int, Encoded], None, None]:
         """Encode batches in order."""
-        done: list[tuple[Sequence[int], Encoded]] = []
-        for part, encoded in self._parts(batches):
-            if encoded.short and part.pieces == self._pieces:
-                self._pieces *= 2
-            done.append((part.rows, encoded))
-            if part.is_last:
-                yield part.number, done[0][1] if len(done) == 1 else merged(done)
-                done = []
-
-    def _parts(self, batches: Batches) -> Iterator[tuple[Part, Encoded]]:
-        """Encode the parts of batches, a little behind the device."""
-        drawn: deque[Part] = deque()
-        under_way: deque[tuple[Part, Launched]] = deque()
         on_cuda = device_of(self.encoder).startswith("cuda")
+        device = Device(self.encoder, behind=on_cuda)
+        drawn: deque[Part] = deque()
 
         def inputs() -> Iterator[Sequence[Rendered]]:
-            for number, rendered in enumerate(batches):
-                for part in cut(number, rendered, self._pieces):
-                    drawn.append(part)
-                    yield part.rendered
+            for part in device.cut(batches):
+                drawn.append(part)
+                yield part.rendered
 
         prepare = partial(prepare_batch, self.encoder)
-        for prepared in in_workers(prepare, inputs(), self.workers, pin=on_cuda):
-            part = drawn.popleft()
-            under_way.append((part, Launched(self.encoder, part.rendered, prepared)))
-            del prepared
-            if len(under_way) > on_cuda:
-                yield _landed(under_way.popleft())
-        while under_way:
-            yield _landed(under_way.popleft())
-
-
-def _landed(under_way: tuple[Part, Launched]) -> tuple[Part, Encoded]:
-    part, launched = under_way
-    return part, launched.result()
-
-
-class Part(NamedTuple):
-    """Some rows of a batch, which are run together."""
-
-    number: int
-    rows: Sequence[int]
-    rendered: Sequence[Rendered]
-    pieces: int
-    is_last: bool
-
-
-def cut(number: int, rendered: Sequence[Rendered], pieces: int) -> Iterator[Part]:
-    """Cut a batch into so many parts, where it has as many items."""
-    size = max(1, -(-len(rendered) // pieces))
-    for start in range(0, len(rendered), size):
-        rows = range(start, min(start + size, len(rendered)))
-        chosen = rendered[rows.start : rows.stop]
-        yield Part(number, rows, chosen, pieces, rows.stop == len(rendered))
+        prepared = in_workers(prepare, inputs(), self.workers, pin=on_cuda)
+        yield from device.run(drawn, prepared)
 
 
 def device_of(encoder: PlannedEncoder) -> str:

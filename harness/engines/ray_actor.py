@@ -13,16 +13,16 @@ import socket
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 from mmeb_harness.encoder import TrainableEncoder
-from mmeb_harness.engines.batch import Encoded, Launched, Prepared, merged, reason
+from mmeb_harness.engines.batch import Encoded, reason
+from mmeb_harness.engines.device import Device
 from mmeb_harness.engines.engine import Batches
-from mmeb_harness.engines.local import Part, cut
 from mmeb_harness.engines.preparing import InProcesses, InThread, Prepare
 from mmeb_harness.engines.sending import Identity, identity_of, libraries, unseal
 from mmeb_harness.errors import EncoderFailed, EnvironmentFault, HarnessError
@@ -86,9 +86,8 @@ class EncoderActor:
 
     def __init__(self, post: Post) -> None:
         self._post = post
-        self._device = threading.Lock()
+        self._at_the_device = threading.Lock()
         self._free_since = 0.0
-        self._pieces = 1
         _settle(post)
 
     def ready(self) -> Arrival | Outcome:
@@ -107,7 +106,7 @@ class EncoderActor:
         identity = identity_of(encoder)
         if isinstance(encoder, TrainableEncoder):
             _ = encoder.module
-        self._encoder = encoder
+        self._device = Device(encoder, behind=post.on_gpu)
         self._prepare: Prepare
         if post.workers and encoder.prepares:
             self._prepare = InProcesses(post.sealed, post.workers)
@@ -120,40 +119,15 @@ class EncoderActor:
         """Encode the batches of a lease; items that fail are told with their batch."""
         came = perf_counter()
         try:
-            parts = [
-                part
-                for number, rendered in enumerate(batches)
-                for part in cut(number, rendered, self._pieces)
-            ]
+            parts = deque(self._device.cut(batches))
             prepared = self._prepare([part.rendered for part in parts])
-            with self._device:
-                encoded = list(self._whole(parts, self._run(parts, prepared)))
+            with self._at_the_device:
+                encoded = [whole for _, whole in self._device.run(parts, prepared)]
                 began, ended = max(came, self._free_since), perf_counter()
                 self._free_since = ended
         except Exception as error:
             return Outcome(error=sendable(error))
         return Outcome(seconds=ended - began, encoded=encoded)
-
-    def _run(self, parts: Sequence[Part], prepared: Iterator[Prepared]) -> Iterator[Encoded]:
-        """Run parts, on a GPU each while the vectors of the one before are on their way."""
-        under_way: deque[Launched] = deque()
-        for part, one in zip(parts, prepared, strict=True):
-            under_way.append(Launched(self._encoder, part.rendered, one))
-            if len(under_way) > self._post.on_gpu:
-                yield under_way.popleft().result()
-        while under_way:
-            yield under_way.popleft().result()
-
-    def _whole(self, parts: Sequence[Part], encoded: Iterator[Encoded]) -> Iterator[Encoded]:
-        """Put parts together again; where memory was short for one, later batches are cut more."""
-        done: list[tuple[Sequence[int], Encoded]] = []
-        for part, one in zip(parts, encoded, strict=True):
-            if one.short and part.pieces == self._pieces:
-                self._pieces *= 2
-            done.append((part.rows, one))
-            if part.is_last:
-                yield done[0][1] if len(done) == 1 else merged(done)
-                done = []
 
 
 def sendable(error: Exception) -> HarnessError:
