@@ -9,6 +9,7 @@ Shapes: B items, L tokens, D hidden size, T image tokens of all items.
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from mmeb_harness.encoder import Packing
 from mmeb_harness.errors import ItemError
 from mmeb_harness.image import distinct, image_size, load_image, resize_square, square_side, to_rgb
 from mmeb_harness.item import ImageSource, Item, Rendered
+from mmeb_harness.plugins.last_layer import only_at
 from mmeb_harness.plugins.pretrained import Pretrained
 from mmeb_harness.plugins.weights import wide
 from mmeb_harness.prompt import worded
@@ -210,11 +212,11 @@ class Decoder(Pretrained):
         """Return the (B, D) hidden states of each row's last real token, of rows side by side."""
         import torch
 
-        hidden_BLD = self.hidden_states(batch)
         mask_BL = batch.mask_BL.to(self.device)
         last_B = mask_BL.shape[1] - 1 - mask_BL.flip(1).argmax(1)
         rows_B = torch.arange(len(last_B), device=last_B.device)
-        return hidden_BLD[rows_B, last_B]
+        with self.taking(rows_B, last_B):
+            return self.hidden_states(batch)[rows_B, last_B]
 
     def last_packed(self, batch: DecoderBatch) -> torch.Tensor:
         """Return the same of rows end to end, N tokens in all: one row, in which each token attends
@@ -231,10 +233,19 @@ class Decoder(Pretrained):
             name: value[is_real_BL].unsqueeze(0) if isinstance(value, torch.Tensor) else value
             for name, value in self.inputs(batch).items()
         }
-        hidden_1ND: torch.Tensor = module.language_model(
-            **packed, position_ids=positions, attention_mask=None, use_cache=False
-        ).last_hidden_state
-        return hidden_1ND[0, is_real_BL.sum(1).cumsum(0) - 1]
+        last_B = is_real_BL.sum(1).cumsum(0) - 1
+        with self.taking(torch.zeros_like(last_B), last_B):
+            hidden_1ND: torch.Tensor = module.language_model(
+                **packed, position_ids=positions, attention_mask=None, use_cache=False
+            ).last_hidden_state
+        return hidden_1ND[0, last_B]
+
+    def taking(
+        self, rows_B: torch.Tensor, places_B: torch.Tensor
+    ) -> contextlib.AbstractContextManager[None]:
+        """Say that of all hidden states only those at (row, place) will be taken."""
+        module: Any = self.module
+        return only_at(module.language_model.layers[-1], rows_B, places_B)
 
     def hidden_states(self, batch: DecoderBatch) -> torch.Tensor:
         """Return the (B, L, D) hidden states after the final norm."""

@@ -13,6 +13,7 @@ Shapes: B items, L tokens, D hidden size, I images (items with one), T tiles.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -97,6 +98,12 @@ class Mllama(Decoder):
 
     def settled(self, batch: DecoderBatch) -> DecoderBatch:
         return batch
+
+    def taking(
+        self, rows_B: torch.Tensor, places_B: torch.Tensor
+    ) -> contextlib.AbstractContextManager[None]:
+        """Nothing is spared: the rows that run together are not those of the batch."""
+        return contextlib.nullcontext()
 
     def hidden_states(self, batch: DecoderBatch) -> torch.Tensor:
         """Return the (B, L, D) hidden states; items with and without an image run apart."""
