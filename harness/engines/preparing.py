@@ -18,6 +18,7 @@ from typing import Any
 from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines.batch import Prepared, prepare_batch
 from mmeb_harness.engines.engine import Batches
+from mmeb_harness.engines.parcel import Packer, Parcel, Unpacker
 from mmeb_harness.engines.sending import unseal
 from mmeb_harness.engines.workers import end_with_the_run, open_many
 from mmeb_harness.errors import EnvironmentFault
@@ -44,22 +45,24 @@ class InProcesses:
 
     def __init__(self, sealed: bytes, workers: int) -> None:
         open_many()
+        self._unpacker = Unpacker()
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         self._pool = ProcessPoolExecutor(
             workers, mp_context=context, initializer=_begin, initargs=(sealed,)
         )
 
     def __call__(self, batches: Batches) -> Iterator[Prepared]:
-        return map(_taken, [self._submit(rendered) for rendered in batches])
+        parcels = map(_taken, [self._submit(rendered) for rendered in batches])
+        return map(self._unpacker.open, parcels)
 
-    def _submit(self, rendered: Sequence[Rendered]) -> Future[Prepared]:
+    def _submit(self, rendered: Sequence[Rendered]) -> Future[Parcel]:
         try:
             return self._pool.submit(_prepare, rendered)
         except BrokenProcessPool as error:
             raise _worker_died(error) from None
 
 
-def _taken(future: Future[Prepared]) -> Prepared:
+def _taken(future: Future[Parcel]) -> Parcel:
     try:
         return future.result()
     except BrokenProcessPool as error:
@@ -86,5 +89,8 @@ def _begin(sealed: bytes) -> None:
         torch.set_num_threads(1)
 
 
-def _prepare(rendered: Sequence[Rendered]) -> Prepared:
-    return prepare_batch(_own["encoder"], rendered)
+_packer = Packer()
+
+
+def _prepare(rendered: Sequence[Rendered]) -> Parcel:
+    return _packer.pack(prepare_batch(_own["encoder"], rendered))

@@ -12,9 +12,9 @@ import pickle
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
-from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar
 
+from mmeb_harness.engines.parcel import Packer, Parcel, Unpacker
 from mmeb_harness.errors import EnvironmentFault, HarnessError
 
 Input = TypeVar("Input")
@@ -74,9 +74,10 @@ def in_workers(
             f"the encoder cannot be sent to worker processes ({error}): use --workers 0, or give "
             "it a __getstate__ that leaves out what prepare does not need"
         ) from error
+    unpacker = Unpacker()
     try:
         while True:
-            yield _good(next(arriving))  # kept under no name, to be let go by whoever takes it
+            yield unpacker.open(next(arriving))  # under no name, to be let go by whoever takes it
     except StopIteration:
         return
     except (RuntimeError, EOFError, ConnectionError) as error:
@@ -108,13 +109,6 @@ def open_many() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _good(made: Any) -> Any:
-    """Return what a worker made. Raises what it raised."""
-    if isinstance(made, HarnessError):
-        raise made
-    return made
-
-
 def _as_it_is(made: Any) -> Any:
     return made
 
@@ -137,26 +131,10 @@ class _Calls:
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.function = function
-        self._is_proven = False
+        self._packer = Packer()
 
-    def __getitem__(self, given: Any) -> Any:
+    def __getitem__(self, given: Any) -> Parcel | HarnessError:
         try:
-            made = self.function(given)
-            self._prove(made)
+            return self._packer.pack(self.function(given))
         except HarnessError as error:
             return error
-        return made
-
-    def _prove(self, made: Any) -> None:
-        """See once that what is made can be sent: torch would only say so to the terminal, and the
-        run wait for it forever."""
-        if self._is_proven:
-            return
-        try:
-            ForkingPickler.dumps(made)
-        except Exception as error:
-            raise EnvironmentFault(
-                f"what a worker prepares cannot be sent to the run ({type(error).__name__}: "
-                f"{str(error)[:200]}): use --workers 0"
-            ) from None
-        self._is_proven = True

@@ -1,0 +1,111 @@
+"""What workers make arrives, whatever becomes of shared memory; nobody waits for ever."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mmeb_harness.engines.local import LocalEngine
+from mmeb_harness.engines.parcel import Packer, Parcel, Unpacker
+from mmeb_harness.engines.preparing import InProcesses
+from mmeb_harness.engines.sending import seal
+from mmeb_harness.errors import EnvironmentFault, ItemError
+from mmeb_harness.item import Rendered
+from small_encoder import Small, numbered
+
+FULL = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+
+
+class Large(list[float]):
+    """What a batch is made into that finds shared memory full."""
+
+
+def _no_room(_: Large) -> Any:
+    raise RuntimeError(FULL)
+
+
+ForkingPickler.register(Large, _no_room)
+
+
+class Filling(Small):
+    """Prepares what does not fit, from the third batch of a worker on."""
+
+    def prepare(self, rendered: Sequence[Rendered]) -> list[float]:
+        made = super().prepare(rendered)
+        return Large(made) if len(self.prepared) > 2 else made
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_goes_on_where_shared_memory_is_full(
+    workers: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    batches = numbered(8, 3)
+    done = list(LocalEngine(Filling(), workers, 8).run(batches))
+    expected = [[float(one.text or 0) for one in batch] for batch in batches]
+    assert [encoded.vectors[:, 0].tolist() for _, encoded in done] == expected
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert "No space left" in said
+    assert "--shm-size" in said
+
+
+def test_an_actors_workers_go_on_too(caplog: pytest.LogCaptureFixture) -> None:
+    prepared = list(InProcesses(seal(Filling()), 1)(numbered(5, 2)))
+    assert [one.batch for one in prepared] == [
+        [float(one.text or 0) for one in batch] for batch in numbered(5, 2)
+    ]
+    assert len(caplog.records) == 1
+
+
+def test_tensors_are_shared_while_there_is_room() -> None:
+    pixels = torch.arange(1e6)
+    parcel = Packer().pack({"pixels": pixels})
+    assert parcel.copied is None
+    assert len(parcel.content) < 10_000
+    assert torch.equal(parcel.open()["pixels"], pixels)
+
+
+def test_after_one_failure_everything_is_copied() -> None:
+    packer = Packer()
+    assert packer.pack(Large([1.0])).copied == f"RuntimeError: {FULL}"
+    pixels = torch.arange(1e6)
+    parcel = packer.pack(pixels)
+    assert parcel.copied == f"RuntimeError: {FULL}"
+    assert len(parcel.content) > pixels.nbytes
+    assert torch.equal(parcel.open(), pixels)
+
+
+def test_copying_is_said_once_for_all_workers(caplog: pytest.LogCaptureFixture) -> None:
+    unpacker = Unpacker()
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert unpacker.open(Packer().pack(Large([1.0]))) == [1.0]
+        assert unpacker.open(Packer().pack([2.0])) == [2.0]
+    assert len(caplog.records) == 1
+
+
+def test_an_error_that_came_is_raised_and_anything_else_is_what_it_is() -> None:
+    with pytest.raises(ItemError, match="spoilt"):
+        Unpacker().open(ItemError("spoilt"))
+    assert Unpacker().open("opened and pinned already") == "opened and pinned already"
+
+
+def test_what_cannot_leave_its_process_is_an_error() -> None:
+    with pytest.raises(EnvironmentFault, match=r"cannot be sent to the run .*--workers 0"):
+        Packer().pack(lambda: 1)
+
+
+class Pinned:
+    """Something that can be pinned."""
+
+    def pin_memory(self) -> np.ndarray:
+        return np.ones(3)
+
+
+def test_a_parcel_is_opened_and_pinned_at_once() -> None:
+    assert Packer().pack(Pinned()).pin_memory().tolist() == [1, 1, 1]
+    assert isinstance(Packer().pack(Pinned()), Parcel)
