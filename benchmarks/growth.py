@@ -174,7 +174,8 @@ def main() -> None:
         print(measuring.heading(f"What a little more costs: {given.model}", given.device))
         for encoder in encoders:
             _ = encoder.module  # loaded before anything is timed
-        print(f"{shape_of(encoders[0])}; {len(subsets)} datasets, {given.queries} queries each.\n")
+        model = shape_of(encoders[0]).rpartition(";")[0] + ")"  # nothing is under training
+        print(f"{model}; {len(subsets)} datasets, {given.queries} queries each.\n")
         first = Growth(encoders[0], subsets, place / "first")
         second = Growth(encoders[1], subsets, place / "second")
         _print_growth(first, second, given.rounds)

@@ -324,7 +324,7 @@ def test_rows_are_made_unit_length_however_large_and_whatever_their_signs() -> N
     np.testing.assert_allclose(unit, [[-1, 0], [1, 0], [-1, 0], [0.6, -0.8]], atol=1e-7)
 
 
-@pytest.mark.parametrize("scale", [1e-30, 1e-21, 1e-16, 1e-14, 1e14, 1e16, 1e19, 1e30])
+@pytest.mark.parametrize("scale", [1e-30, 1e-21, 1e-14, 1e16, 1e19])
 @pytest.mark.parametrize("name", ["one pool for all", "much shared", "little shared"])
 @pytest.mark.parametrize("all_of_them", [True, False])
 def test_a_cosine_does_not_depend_on_lengths(name: str, scale: float, all_of_them: bool) -> None:
