@@ -85,8 +85,8 @@ def expected_place(settings: EngineSettings, encoder: PlannedEncoder, batches: i
     workers = chosen_workers(encoder, batches, settings.workers)
     if not settings.wants_ray:
         return Place(workers=workers)
-    from mmeb_harness.engines.ray_cluster import this_machine, wanted_address
-    from mmeb_harness.engines.seats import seats, stated_device
+    from mmeb_harness.engines.actors.ray_cluster import this_machine, wanted_address
+    from mmeb_harness.engines.actors.seats import seats, stated_device
 
     if wanted_address() is not None:
         return Place(settings.gpus or settings.actors or 1, workers)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mmeb_harness.engines.ray_actor import Arrival, EncoderActor, Outcome, Post, sendable
+from mmeb_harness.engines.actors.actor import Arrival, EncoderActor, Outcome, Post, sendable
 from mmeb_harness.errors import EncoderFailed, EnvironmentFault
 from mmeb_harness.item import Rendered
 from small_encoder import Small, numbered
@@ -35,7 +35,7 @@ def actor_of(encoder: Small, workers: int = 0) -> EncoderActor:
 @pytest.fixture(autouse=True)
 def as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     """An actor settles in a process of its own; here it must not change ours."""
-    monkeypatch.setattr("mmeb_harness.engines.ray_actor._settle", lambda post: None)
+    monkeypatch.setattr("mmeb_harness.engines.actors.actor._settle", lambda post: None)
 
 
 def test_a_lease_comes_back_batch_by_batch() -> None:

@@ -13,8 +13,8 @@ from mmeb_harness import forecast as module
 from mmeb_harness.cli.console import forecast_lines
 from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines import ray_cluster
+from mmeb_harness.engines.actors.seats import Room
 from mmeb_harness.engines.engine import EngineSettings
-from mmeb_harness.engines.seats import Room
 from mmeb_harness.forecast import Forecast, Place, _shares, expected_place, forecast
 from mmeb_harness.gather import Work
 from mmeb_harness.item import Item, Rendered

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mmeb_harness.engines.actors.crew import Died, Done, Ready, deal
+from mmeb_harness.engines.actors.leases import IN_HAND, LEASE_SECONDS, Lease, Leases
+from mmeb_harness.engines.actors.seats import Room, seats
 from mmeb_harness.engines.batch import Encoded
-from mmeb_harness.engines.crew import Died, Done, Ready, deal
 from mmeb_harness.engines.engine import EngineSettings
-from mmeb_harness.engines.leases import IN_HAND, LEASE_SECONDS, Lease, Leases
-from mmeb_harness.engines.seats import Room, seats
 from mmeb_harness.errors import EnvironmentFault, UsageError
 from mmeb_harness.item import Rendered
 

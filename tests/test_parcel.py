@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mmeb_harness.engines.actors.preparing import InProcesses
+from mmeb_harness.engines.actors.sending import seal
 from mmeb_harness.engines.local import LocalEngine
 from mmeb_harness.engines.parcel import Packer, Parcel, Unpacker
-from mmeb_harness.engines.preparing import InProcesses
-from mmeb_harness.engines.sending import seal
 from mmeb_harness.errors import EnvironmentFault, ItemError
 from mmeb_harness.item import Rendered
 from small_encoder import Small, numbered

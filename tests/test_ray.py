@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import ray_toys
 import torch
-from mmeb_harness.engines.sending import check_arrived, identity_of, libraries, unseal
+from mmeb_harness.engines.actors.sending import check_arrived, identity_of, libraries, unseal
 from mmeb_harness.errors import EnvironmentFault, UsageError
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra [ray]")
@@ -105,7 +105,7 @@ def test_a_second_run_computes_nothing_and_starts_nothing(
     first = score(ray_toys.Toy(footprints), data, tmp_path / "run", actors=2)
     assert list(footprints.iterdir())
     assert not (footprints / str(os.getpid())).exists()
-    monkeypatch.setattr("mmeb_harness.engines.ray.Cluster", None)
+    monkeypatch.setattr("mmeb_harness.engines.actors.ray.Cluster", None)
     again = score(ray_toys.Toy(footprints), data, tmp_path / "run", actors=2)
     assert again.record.computed == 0
     assert scores(again) == scores(first)
@@ -298,7 +298,9 @@ def test_what_cannot_be_is_told_at_once(
 def test_without_ray_the_extra_is_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmeb_harness.engines.ray_cluster.installed_version", lambda name: None)
+    monkeypatch.setattr(
+        "mmeb_harness.engines.actors.ray_cluster.installed_version", lambda name: None
+    )
     with pytest.raises(EnvironmentFault, match=r'pip install "mmeb-harness\[ray\]"'):
         score(ray_toys.Toy(), data, tmp_path / "run", engine="ray")
 

@@ -1,1 +1,1 @@
-"""Where batches are run: on this machine's device, and later on many."""
+"""Where batches are run: on this machine's device, or by many copies of the encoder."""

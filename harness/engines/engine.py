@@ -64,7 +64,7 @@ def check_engine(settings: EngineSettings, encoder: PlannedEncoder) -> None:
         EnvironmentFault: where Ray is not installed, its cluster not there, or a GPU too few.
     """
     if settings.wants_ray:
-        from mmeb_harness.engines.ray_cluster import check_place
+        from mmeb_harness.engines.actors.ray_cluster import check_place
 
         check_place(settings, encoder)
 
@@ -76,7 +76,7 @@ def open_engine(settings: EngineSettings, encoder: PlannedEncoder, batches: int)
         EnvironmentFault: where Ray is asked for and cannot be had, or the encoder not sent there.
     """
     if settings.wants_ray:
-        from mmeb_harness.engines.ray import RayEngine
+        from mmeb_harness.engines.actors.ray import RayEngine
 
         return RayEngine(encoder, settings, batches)
     from mmeb_harness.engines.local import LocalEngine

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any, TypeVar
 
+from mmeb_harness.engines.actors.actor import Arrival, EncoderActor, Outcome, Post
+from mmeb_harness.engines.actors.crew import Died, Done, Ready
+from mmeb_harness.engines.actors.leases import IN_HAND, Lease
+from mmeb_harness.engines.actors.ray_cluster import Cluster
+from mmeb_harness.engines.actors.seats import Seats
+from mmeb_harness.engines.actors.sending import Identity, check_arrived
 from mmeb_harness.engines.batch import reason
-from mmeb_harness.engines.crew import Died, Done, Ready
 from mmeb_harness.engines.engine import Batches
-from mmeb_harness.engines.leases import IN_HAND, Lease
-from mmeb_harness.engines.ray_actor import Arrival, EncoderActor, Outcome, Post
-from mmeb_harness.engines.ray_cluster import Cluster
-from mmeb_harness.engines.seats import Seats
-from mmeb_harness.engines.sending import Identity, check_arrived
 from mmeb_harness.errors import EnvironmentFault, HarnessError
 
 Result = TypeVar("Result")

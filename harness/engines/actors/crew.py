@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from mmeb_harness.engines.actors.leases import BLAMES, Lease, Leases
 from mmeb_harness.engines.batch import Encoded
 from mmeb_harness.engines.engine import Batches
-from mmeb_harness.engines.leases import BLAMES, Lease, Leases
 from mmeb_harness.errors import EnvironmentFault
 from mmeb_harness.item import Rendered
 

@@ -20,11 +20,11 @@ from time import perf_counter
 from typing import Any
 
 from mmeb_harness.encoder import TrainableEncoder
+from mmeb_harness.engines.actors.preparing import InProcesses, InThread, Prepare
+from mmeb_harness.engines.actors.sending import Identity, identity_of, libraries, unseal
 from mmeb_harness.engines.batch import Encoded, reason
 from mmeb_harness.engines.device import Device
 from mmeb_harness.engines.engine import Batches
-from mmeb_harness.engines.preparing import InProcesses, InThread, Prepare
-from mmeb_harness.engines.sending import Identity, identity_of, libraries, unseal
 from mmeb_harness.errors import EncoderFailed, EnvironmentFault, HarnessError
 
 PASSED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "MMEB_HARNESS_CACHE_DIR")

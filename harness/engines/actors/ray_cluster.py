@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from mmeb_harness.encoder import PlannedEncoder
+from mmeb_harness.engines.actors.seats import Room, seats, stated_device
 from mmeb_harness.engines.batch import reason
 from mmeb_harness.engines.engine import EngineSettings
-from mmeb_harness.engines.seats import Room, seats, stated_device
 from mmeb_harness.errors import EnvironmentFault
 from mmeb_harness.keys import installed_version
 from mmeb_harness.models import EXTRAS

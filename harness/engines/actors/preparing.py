@@ -16,10 +16,10 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from mmeb_harness.encoder import PlannedEncoder
+from mmeb_harness.engines.actors.sending import unseal
 from mmeb_harness.engines.batch import Prepared, prepare_batch
 from mmeb_harness.engines.engine import Batches
 from mmeb_harness.engines.parcel import Packer, Parcel, Unpacker
-from mmeb_harness.engines.sending import unseal
 from mmeb_harness.engines.workers import end_with_the_run, open_many
 from mmeb_harness.errors import EnvironmentFault
 from mmeb_harness.item import Rendered

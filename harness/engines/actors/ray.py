@@ -6,15 +6,15 @@ from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 from mmeb_harness.encoder import PlannedEncoder
+from mmeb_harness.engines.actors.actor import make_post
+from mmeb_harness.engines.actors.crew import deal
+from mmeb_harness.engines.actors.ray_cluster import Cluster, check_place
+from mmeb_harness.engines.actors.ray_crew import RayCrew
+from mmeb_harness.engines.actors.seats import Seats, seats, stated_device
+from mmeb_harness.engines.actors.sending import identity_of, seal
 from mmeb_harness.engines.batch import Encoded
-from mmeb_harness.engines.crew import deal
 from mmeb_harness.engines.engine import Batches, Engine, EngineSettings
 from mmeb_harness.engines.local import BATCHES_WORTH_A_WORKER, WORKERS_AT_MOST
-from mmeb_harness.engines.ray_actor import make_post
-from mmeb_harness.engines.ray_cluster import Cluster, check_place
-from mmeb_harness.engines.ray_crew import RayCrew
-from mmeb_harness.engines.seats import Seats, seats, stated_device
-from mmeb_harness.engines.sending import identity_of, seal
 
 
 class RayEngine(Engine):
