@@ -8,8 +8,8 @@ x pairs of tokens for its attention (scores, and sums of values), a token with i
 before it; 2 x parameters x patches for the vision tower's linear layers and its patch embedding,
 and 4 x width x patches^2 of a picture for its attention; 2 x parameters x merged patches for the
 merger. A picture that several items of a batch show counts once. Norms, activations, rotations,
-lookups and the last pooling do not count. All layers count in full, though our last one does without
-most of its work (`plugins/last_layer.py`).
+lookups and the last pooling do not count. All layers count in full, though our last one does
+without most of its work (`plugins/last_layer.py`).
 """
 
 from __future__ import annotations
