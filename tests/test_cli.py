@@ -148,6 +148,7 @@ def test_broken_weights_are_status_3(command: Command, goldens: Path, tmp_path: 
     assert "cannot be loaded" in error_line(outcome, 3)
 
 
+@pytest.mark.thorough
 def test_weights_that_lack_a_tensor_are_refused(
     command: Command, goldens: Path, tmp_path: Path
 ) -> None:
@@ -189,7 +190,10 @@ def damage(folder: Path, how: str) -> str:
     return "decompression bomb"
 
 
-@pytest.mark.parametrize("how", ["missing", "truncated", "text", "empty", "bomb"])
+@pytest.mark.parametrize(
+    "how",
+    ["missing", "truncated", "text", "empty", pytest.param("bomb", marks=pytest.mark.thorough)],
+)
 def test_an_unusable_image_fails_its_task_by_name_and_no_other(
     command: Command, tmp_path: Path, make_task_folder: Callable[..., Path], how: str
 ) -> None:

@@ -12,7 +12,7 @@ import torch
 from mmeb_harness import forecast as module
 from mmeb_harness.cli.console import forecast_lines
 from mmeb_harness.encoder import PlannedEncoder
-from mmeb_harness.engines import ray_cluster
+from mmeb_harness.engines.actors import ray_cluster
 from mmeb_harness.engines.actors.seats import Room
 from mmeb_harness.engines.engine import EngineSettings
 from mmeb_harness.forecast import Forecast, Place, _shares, expected_place, forecast

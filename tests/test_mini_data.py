@@ -107,6 +107,7 @@ def test_digest_sees_names_and_bytes(tmp_path: Path) -> None:
     assert len({first, second, digest(tmp_path)}) == 3
 
 
+@pytest.mark.thorough
 def test_suite_stays_small(data: Path) -> None:
     assert sum((data / name).stat().st_size for name in tree(data)) < 6_000_000
 
@@ -373,6 +374,7 @@ def test_negatives_answer_nothing(name: str) -> None:
         assert all(not example.answered_by(rival.meaning) for rival in example.rivals)
 
 
+@pytest.mark.thorough
 def test_shuffled_targets_are_of_other_pairs() -> None:
     recipe = RECIPES["VOC2007"]
     told, dealt = (GeneratedPairs(recipe, split)[:400] for split in ("original", "shuffled"))

@@ -40,6 +40,7 @@ class Filling(Small):
         return Large(made) if len(self.prepared) > 2 else made
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_goes_on_where_shared_memory_is_full(
     workers: int, caplog: pytest.LogCaptureFixture
@@ -53,6 +54,7 @@ def test_a_run_goes_on_where_shared_memory_is_full(
     assert "--shm-size" in said
 
 
+@pytest.mark.thorough
 def test_an_actors_workers_go_on_too(caplog: pytest.LogCaptureFixture) -> None:
     prepared = list(InProcesses(seal(Filling()), 1)(numbered(5, 2)))
     assert [one.batch for one in prepared] == [

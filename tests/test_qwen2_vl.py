@@ -757,6 +757,7 @@ def test_mrope_moves_items_with_an_image_and_no_others(qwen: Callable[..., Any])
 # -- what the configuration of an adapter says of single modules ---------------------------------
 
 
+@pytest.mark.thorough
 def test_patterns_and_full_names_in_the_older_layout_mean_the_same_modules(
     own_qwen: Callable[..., Any], goldens: Path, tmp_path: Path
 ) -> None:

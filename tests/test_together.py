@@ -20,6 +20,7 @@ from mmeb_harness.item import PLACEHOLDER, Item
 from PIL import Image
 
 SHARING = ["qwen2_vl", "gme", "qwen3_vl", "llava_next", "phi3_v", "clip", "siglip", "open_clip"]
+QUICK_FIRST = SHARING[:1] + [pytest.param(name, marks=pytest.mark.thorough) for name in SHARING[1:]]
 PACKING = ["qwen2_vl", "gme", "qwen3_vl", "llava_next"]
 ALONE = ["phi3_v", "mllama", "clip"]
 
@@ -78,7 +79,7 @@ REPEATED = [1, 0, None, 1, 2, 1, None, 0]
 
 
 @pytest.mark.parametrize("shown", [REPEATED, [2, 0, 2]], ids=["several", "one"])
-@pytest.mark.parametrize("name", SHARING)
+@pytest.mark.parametrize("name", QUICK_FIRST)
 def test_a_picture_of_several_items_gives_each_its_own_vector(
     name: str, shown: list[int | None], encoders: Any, paths: list[str]
 ) -> None:
@@ -245,6 +246,7 @@ def test_sources_are_told_apart() -> None:
     assert distinct([]) == ([], [])
 
 
+@pytest.mark.thorough
 def test_long_and_short_items_that_share_a_picture_run_apart(
     encoders: Any, paths: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
