@@ -3,13 +3,13 @@
 The one idea: the share of a device's limit is the model's own multiplications and additions, two
 operations each, over the rate at which the same process multiplies large matrices.
 
-Counted for a batch, padding not: 2 x parameters x tokens for the decoder's linear layers; 4 x width
+Counted for a batch, padding not: 2 x parameters x tokens for the decoder's linear layers, but for
+the MLP and output projection of the last one, which run for one token of an item; 4 x width
 x pairs of tokens for its attention (scores, and sums of values), a token with itself and those
 before it; 2 x parameters x patches for the vision tower's linear layers and its patch embedding,
 and 4 x width x patches^2 of a picture for its attention; 2 x parameters x merged patches for the
 merger. A picture that several items of a batch show counts once. Norms, activations, rotations,
-lookups and the last pooling do not count. All layers count in full, though our last one does
-without most of its work (`plugins/last_layer.py`).
+lookups and the last pooling do not count.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Arithmetic:
     """A model's parameters where they multiply, and its widths times its layers."""
 
     decoder: int
+    last: int
     decoder_attention: int
     head: int
     patches: int
@@ -51,8 +52,11 @@ class Arithmetic:
         """Read them off an encoder's model."""
         module: Any = encoder.module
         text, vision = module.config.text_config, module.config.vision_config
+        layers = module.language_model.layers
+        last = _matrices(layers[-1].mlp) + _matrices(layers[-1].self_attn.o_proj)
         return cls(
-            decoder=_matrices(module.language_model.layers),
+            decoder=_matrices(layers) - last,
+            last=last,
             decoder_attention=text.num_hidden_layers * text.hidden_size,
             head=text.vocab_size * text.hidden_size,
             patches=module.visual.patch_embed.proj.weight.numel(),
@@ -65,7 +69,7 @@ class Arithmetic:
     def operations(self, batch: DecoderBatch) -> float:
         """Return the floating-point operations of a batch."""
         tokens_B = batch.mask_BL.sum(1).double()
-        decoder = 2 * self.decoder * tokens_B.sum()
+        decoder = 2 * (self.decoder * tokens_B.sum() + self.last * len(tokens_B))
         attention = 4 * self.decoder_attention * (tokens_B * (tokens_B + 1) / 2).sum()
         total = float(decoder + attention)
         if batch.images is not None:
