@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from mmeb_harness.encoder import PlannedEncoder, TrainableEncoder, infer
-from mmeb_harness.errors import HarnessError, ItemError
+from mmeb_harness.errors import ANY_OF_OTHERS, HarnessError, ItemError
 from mmeb_harness.item import PLACEHOLDER, Item
 from mmeb_harness.patient import (
     INSTRUCTION,
@@ -53,7 +53,7 @@ def _finding(name: str, check: Callable[[], str]) -> Finding:
         return Finding(check=name, status="failed", detail=str(fault))
     except HarnessError as error:
         return Finding(check=name, status="failed", detail=str(error))
-    except Exception as error:  # a stranger's encoder may raise anything
+    except ANY_OF_OTHERS as error:  # a stranger's encoder may raise anything
         return Finding(check=name, status="failed", detail=f"{type(error).__name__}: {error}")
 
 

@@ -47,6 +47,10 @@ class TaskError(HarnessError):
     """The data of one task is unusable; the other tasks go on."""
 
 
+ANY_OF_OTHERS = (Exception, SystemExit)
+"""What other people's code may raise; what was a script once ends itself by SystemExit."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str], hint: str = "") -> UsageError:
     """Make the error for a name that does not exist, naming the nearest one that does."""
     choices = sorted(known)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines.batch import reason
-from mmeb_harness.errors import EnvironmentFault, ItemError, TaskError
+from mmeb_harness.errors import ANY_OF_OTHERS, EnvironmentFault, ItemError, TaskError
 from mmeb_harness.files import FileIndex
 from mmeb_harness.image import describe, source_key
 from mmeb_harness.item import Item, Rendered
@@ -65,7 +65,7 @@ class Work:
                 sizes.append(_checked(encoder.size(rendered)))
             except EnvironmentFault:
                 raise
-            except (Exception, SystemExit) as error:
+            except ANY_OF_OTHERS as error:
                 self.faults[key] = reason(error)
                 del self.missing[key]
         return np.array(sizes, dtype=np.int32)
@@ -123,7 +123,7 @@ def gather_items(
             image = image_digest(rendered.image, index)
         except EnvironmentFault:
             raise
-        except (Exception, SystemExit) as error:
+        except ANY_OF_OTHERS as error:
             faults[place] = reason(error)
             keys.append(b"")
             images.append(None)

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from mmeb_harness.card import CARD_FILE, Card, read_card
-from mmeb_harness.errors import EnvironmentFault, HarnessError, UsageError, unknown_name
+from mmeb_harness.errors import (
+    ANY_OF_OTHERS,
+    EnvironmentFault,
+    HarnessError,
+    UsageError,
+    unknown_name,
+)
 from mmeb_harness.keys import installed_version
 from mmeb_harness.loading import call_with_known, load_object
 from mmeb_harness.prompt import check_wording
@@ -116,7 +122,7 @@ def build_encoder(card: Card, *, device: str | None = None, dtype: str | None = 
         return call_with_known(factory, {"card": card, "device": device, "dtype": dtype})
     except HarnessError:
         raise
-    except Exception as error:
+    except ANY_OF_OTHERS as error:
         raise EnvironmentFault(
             f"{card.name} cannot be built: {type(error).__name__}: {error}"
         ) from error

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pluggy
 from mmeb_harness import hookspecs
 from mmeb_harness.card import Card
-from mmeb_harness.errors import UsageError
+from mmeb_harness.errors import ANY_OF_OTHERS, UsageError
 from mmeb_harness.reporter import Reporter
 from mmeb_harness.task import Task
 from mmeb_harness.trainer import Trainer
@@ -102,7 +102,7 @@ class Registry:
         for name, hook in self._hooks(notice):
             try:
                 hook(**values)
-            except Exception as error:
+            except ANY_OF_OTHERS as error:
                 faults.append(f"plugin {name} failed in {notice}: {error}")
         return faults
 
@@ -122,7 +122,7 @@ class Registry:
             try:
                 hook(register=things.append)
                 _check_kind(things, kind, hook_name)
-            except (Exception, SystemExit) as error:
+            except ANY_OF_OTHERS as error:
                 self._mark_broken(name, error)
                 continue
             for thing in things:
@@ -194,7 +194,7 @@ def _load(registry: Registry, name: str, distribution: str, load: Callable[[], A
     try:
         registry.manager.register(load(), name=name)
         registry.manager.check_pending()
-    except (Exception, SystemExit) as error:
+    except ANY_OF_OTHERS as error:
         if registry.manager.has_plugin(name):
             registry.manager.unregister(name=name)
         registry._mark_broken(name, error)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mmeb_harness.errors import HarnessError
+from mmeb_harness.errors import ANY_OF_OTHERS, HarnessError
 from mmeb_harness.loading import load_object
 from mmeb_harness.result import Run
 
@@ -48,7 +48,7 @@ class Reporter:
             document = load_object(self.factory)(runs, options)
         except (HarnessError, OSError):
             raise
-        except Exception as error:
+        except ANY_OF_OTHERS as error:
             what = f"{type(error).__name__}: {error}"
             raise HarnessError(
                 f"the reporter {self.name} ({self.factory}) failed: {what}"

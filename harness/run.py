@@ -20,6 +20,7 @@ from mmeb_harness.encoder import Packing
 from mmeb_harness.engines.batch import reason
 from mmeb_harness.engines.engine import EngineSettings, open_engine
 from mmeb_harness.errors import (
+    ANY_OF_OTHERS,
     DataMissing,
     EncoderFailed,
     EnvironmentFault,
@@ -205,7 +206,7 @@ class Job:
             data: Any = task.load(self.settings.location)
         except (DataMissing, TaskError):
             raise
-        except Exception as error:
+        except ANY_OF_OTHERS as error:
             raise TaskError(f"its loader failed: {reason(error)}") from error
         if not isinstance(data, TaskData):
             raise TaskError(f"its loader gave {type(data).__name__}, not TaskData")

@@ -227,6 +227,13 @@ class RefusesAll:
         raise ItemError("no")
 
 
+class Leaves:
+    """Was a script once."""
+
+    def encode(self, items: Any) -> Any:
+        raise SystemExit("enough")
+
+
 class Flat:
     """Returns one long row."""
 

@@ -180,7 +180,12 @@ def test_an_object_is_checked_against_the_card_it_is_given() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "fault"), [("RefusesAll", "text refused: no"), ("Flat", "not (1, dim)")]
+    ("kind", "fault"),
+    [
+        ("RefusesAll", "text refused: no"),
+        ("Flat", "not (1, dim)"),
+        ("Leaves", "SystemExit: enough"),
+    ],
 )
 def test_an_encoder_that_encodes_nothing_fails_at_once(kind: str, fault: str) -> None:
     said = checked(load_object(f"broken_encoders:{kind}")())

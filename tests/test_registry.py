@@ -278,8 +278,13 @@ def test_a_strangers_task_cannot_join_a_built_in_suite(site: Path, install_plugi
 
 @pytest.mark.parametrize(
     "fault",
-    ["raise ValueError('cannot load')", "import no_such_library", "return None"],
-    ids=["raises", "lacks a library", "returns nothing"],
+    [
+        "raise ValueError('cannot load')",
+        "import no_such_library",
+        "return None",
+        "raise SystemExit('cannot load')",
+    ],
+    ids=["raises", "lacks a library", "returns nothing", "exits"],
 )
 def test_a_strangers_loader_that_fails_fails_its_task_and_no_other(
     site: Path, install_plugin: Install, tmp_path: Path, fault: str
@@ -337,14 +342,20 @@ def test_notices_are_sent_in_their_order(
     ]
 
 
+@pytest.mark.parametrize("fault", ["OSError", "SystemExit"])
 @pytest.mark.parametrize("notice", ["run_started", "task_scored", "run_finished"])
 def test_a_hook_that_raises_in_a_notice_becomes_a_warning(
-    site: Path, install_plugin: Install, make_task_folder: MakeFolder, tmp_path: Path, notice: str
+    site: Path,
+    install_plugin: Install,
+    make_task_folder: MakeFolder,
+    tmp_path: Path,
+    notice: str,
+    fault: str,
 ) -> None:
-    name = f"moody-{notice.replace('_', '-')}"
+    name = f"moody-{fault}-{notice.replace('_', '-')}".lower()
     install_plugin(
         name,
-        f"import mmeb_harness as mh\n@mh.hookimpl\ndef {notice}(run):\n    raise OSError('tired')",
+        f"import mmeb_harness as mh\n@mh.hookimpl\ndef {notice}(run):\n    raise {fault}('tired')",
     )
     folder = make_task_folder("OK-VQA")
     run = mh.evaluate("random", tasks="OK-VQA", data_dir=folder, output_dir=tmp_path / "run")

@@ -164,12 +164,19 @@ def test_a_page_is_the_same_bytes_whatever_the_terminal_writes(
     assert capfdbinary.readouterr().out == (tmp_path / "page.html").read_bytes()
 
 
+def leaving(*_: Any) -> str:
+    """A reporter that was a script once."""
+    raise SystemExit("enough")
+
+
 def test_a_reporter_that_fails_or_gives_no_text_is_named() -> None:
     def render(factory: str) -> str:
         return Reporter(name="mine", formats=("x",), factory=factory).render([], ReportOptions())
 
     with pytest.raises(HarnessError, match=r"reporter mine \(builtins:len\) failed: TypeError"):
         render("builtins:len")
+    with pytest.raises(HarnessError, match=r"reporter mine .* failed: SystemExit: enough"):
+        render("test_runfolder:leaving")
     with pytest.raises(HarnessError, match="reporter mine gave bool, not a text"):
         render("operator:is_")
     with pytest.raises(TypeError, match="dotted path"):

@@ -10,7 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from mmeb_harness.encoder import Arriving, Batch, PlannedEncoder, Vectors, begin
-from mmeb_harness.errors import EncoderFailed, EnvironmentFault, ItemError, UsageError
+from mmeb_harness.errors import (
+    ANY_OF_OTHERS,
+    EncoderFailed,
+    EnvironmentFault,
+    ItemError,
+    UsageError,
+)
 from mmeb_harness.item import Rendered
 
 
@@ -66,7 +72,7 @@ def prepare_batch(encoder: PlannedEncoder, rendered: Sequence[Rendered]) -> Prep
         return Prepared(batch=encoder.prepare(rendered), rows=everything)
     except EnvironmentFault:
         raise
-    except (Exception, SystemExit) as error:
+    except ANY_OF_OTHERS as error:
         trouble = Trouble.of(error)
     if len(rendered) == 1:
         return Prepared(batch=None, rows=(), failures={0: trouble.why})
@@ -114,7 +120,7 @@ class Launched:
             yield
         except (EnvironmentFault, EncoderFailed, UsageError):
             raise
-        except (Exception, SystemExit) as error:
+        except ANY_OF_OTHERS as error:
             self._trouble = Trouble.of(error)
 
     def result(self) -> Encoded:
