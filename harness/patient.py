@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from mmeb_harness.card import Card
 from mmeb_harness.encoder import PlannedEncoder, Vectors, infer
-from mmeb_harness.errors import HarnessError, ItemError
+from mmeb_harness.errors import ANY_OF_OTHERS, HarnessError, ItemError
 from mmeb_harness.item import PLACEHOLDER, Item
 
 INSTRUCTION = "Represent the given image with the following question:"
@@ -117,7 +117,7 @@ def find_kinds(patient: Patient) -> Finding:
             continue
         except HarnessError:
             raise  # weights, an adapter or the machine: no item's fault
-        except Exception as error:
+        except ANY_OF_OTHERS as error:
             detail = f"an item of {kind} ends in {type(error).__name__}: {error}"
             return Finding(check="encodes", status="failed", detail=detail)
         if vectors.ndim != 2 or len(vectors) != 1:
