@@ -101,13 +101,14 @@ def prepare_job(
         workers=request.workers,
     )
     check_engine(engine, subject.encoder)
-    data_dir = request.data_dir or os.environ.get("MMEB_HARNESS_DATA_DIR")
+    named = _path(request.data_dir or os.environ.get("MMEB_HARNESS_DATA_DIR"))
+    data_dir = None if suite == DEFAULT_SUITE else named or cache / "data" / suite
     settings = RunSettings(
         suite=suite,
         suite_tasks=everything,
         tasks=chosen,
         location=DataLocation(
-            data_dir=_path(data_dir) or cache / "data" / suite,
+            data_dir=data_dir,
             image_dir=_path(request.image_dir),
         ),
         output_dir=_path(request.output_dir) or default_folder(subject.name),

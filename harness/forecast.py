@@ -52,7 +52,8 @@ class Forecast:
     largest batch took, weights included, on the device (on a CPU: of this process); `store_bytes`
     is what the new vectors take on disk. All three are None where nothing is to be encoded.
     `is_cut` says that the largest batch did not fit or failed, and was cut into smaller ones;
-    `fault` why an item of it has no vector.
+    `fault` why an item of it has no vector; `by_ray` that Ray must start first, which is not
+    among the seconds.
     """
 
     items: int
@@ -66,14 +67,16 @@ class Forecast:
     store_bytes: int | None = None
     is_cut: bool = False
     fault: str | None = None
+    by_ray: bool = False
 
 
 class Place(NamedTuple):
     """How a run would be spread: how many times as fast as one copy of the encoder on the device
-    that is measured, and how many processes prepare for each copy."""
+    that is measured, how many processes prepare for each copy, and whether Ray starts them."""
 
     copies: int = 1
     workers: int = 0
+    by_ray: bool = False
 
 
 def expected_place(settings: EngineSettings, encoder: PlannedEncoder, batches: int) -> Place:
@@ -89,14 +92,15 @@ def expected_place(settings: EngineSettings, encoder: PlannedEncoder, batches: i
     from mmeb_harness.engines.actors.seats import seats, stated_device
 
     if wanted_address() is not None:
-        return Place(settings.gpus or settings.actors or 1, workers)
+        return Place(settings.gpus or settings.actors or 1, workers, by_ray=True)
     machine = this_machine()
     spread = seats(settings, stated_device(encoder), machine)
     if spread.on_gpu:
-        return Place(spread.actors, workers)
+        return Place(spread.actors, workers, by_ray=True)
     torch: Any = sys.modules.get("torch")
     threads = 1 if torch is None else torch.get_num_threads()
-    return Place(max(1, min(spread.actors, machine.cores // threads)), workers)
+    copies = max(1, min(spread.actors, machine.cores // threads))
+    return Place(copies, workers, by_ray=True)
 
 
 class _Timed(NamedTuple):
@@ -174,6 +178,7 @@ def _timed(
         store_bytes=counted.items * largest.encoded.vectors.shape[1] * FLOAT_BYTES,
         is_cut=largest.encoded.recut,
         fault=next(iter(largest.encoded.failures.values()), None),
+        by_ray=place.by_ray,
     )
 
 

@@ -14,6 +14,9 @@ class Progress:
     def gathered(self, items: int) -> None:
         """So many more items have been looked up."""
 
+    def planning(self, items: int) -> None:
+        """So many items lack a vector; their tokens are about to be counted."""
+
     def planned(self, items: int, tokens: int, reused: int) -> None:
         """So much is to be encoded; so many vectors are there already."""
 

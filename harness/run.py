@@ -227,6 +227,7 @@ class Job:
         return plan
 
     def _new_plan(self, work: Work, identity: str) -> Plan:
+        self.progress.planning(len(work.missing))
         sizes = work.measure(self.subject.encoder)
         return make_plan(
             list(work.missing),
@@ -244,7 +245,8 @@ class Job:
         self._score_ready(tasks, work.faults, store)
         batches = len(missing_batches(plan, work))
         if batches:
-            self.progress.loading(self.subject.name)
+            by_ray = ", in copies that Ray starts" if self.settings.engine.wants_ray else ""
+            self.progress.loading(f"{self.subject.name}{by_ray}")
         try:
             encoder = self.subject.encoder
             engine = open_engine(self.settings.engine, encoder, batches)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from mmeb_harness.encoder import Vectors
@@ -37,9 +37,6 @@ BLOCK_SCORES = 1 << 23
 
 ROWS_IN_CACHE = 64
 """Vectors that are normalised at a time."""
-
-TAME = (1e-15, 1e15)
-"""Lengths of vectors whose squares and products stay well within float32's range."""
 
 SPARSE = 8
 """How many times a query's own candidates the whole pool may be for one product with it to be
@@ -72,11 +69,11 @@ def score_task(
     scoring: Scoring = "expected",
 ) -> Outcomes:
     """Score every query against its own candidates, each distinct pair once, in float32."""
-    vectors = _Measured.of(vectors_MD) if similarity == "cosine" else _Measured(vectors_MD)
+    vectors_MD = normalised(vectors_MD) if similarity == "cosine" else vectors_MD
     parts = []
     for block in _blocks(candidates):
         with np.errstate(over="ignore", invalid="ignore"):  # found below, with the query's number
-            scores_BK = _block_scores(vectors, queries, candidates, block)
+            scores_BK = _block_scores(vectors_MD, queries, candidates, block)
         lengths_B = candidates.lengths[block.start : block.stop]
         _check_finite(scores_BK, lengths_B, block, similarity)
         is_gold_BK = gold_marks(candidates, gold, block)
@@ -100,59 +97,24 @@ def _distinct(items: NDArray[np.int32], bound: int) -> NDArray[np.int64]:
     return np.flatnonzero(there)
 
 
-class _Measured(NamedTuple):
-    """Vectors (M, D) and the lengths (M,) by which their products are divided: to divide the few
-    scores is less work than to divide all the vectors."""
-
-    vectors_MD: Vectors
-    lengths_M: Vectors | None = None
-
-    @classmethod
-    def of(cls, vectors_MD: Vectors) -> _Measured:
-        """Measure vectors for cosines; a zero row counts as of length 1, so its scores are 0."""
-        vectors_MD = np.asarray(vectors_MD, dtype=np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            lengths_M = np.sqrt(np.vecdot(vectors_MD, vectors_MD))
-        least, most = TAME
-        wild = ~((lengths_M >= least) & (lengths_M <= most))  # too small, too large, or not finite
-        if vectors_MD[wild].any():
-            return cls(normalised(vectors_MD))
-        lengths_M[wild] = 1
-        return cls(vectors_MD, lengths_M)
-
-    def scores(self, items_P: NDArray[np.integer], query_XD: Vectors) -> Vectors:
-        """Score queries (..., D), which are divided already, with items: (..., P)."""
-        scores_XP: Vectors = query_XD @ _chosen(self.vectors_MD, items_P).T
-        if self.lengths_M is not None:
-            scores_XP /= self.lengths_M[items_P]
-        return scores_XP
-
-    def divided(self, items_B: NDArray[np.int32]) -> Vectors:
-        """Return the vectors (B, D) of items, divided by their lengths."""
-        vectors_BD = self.vectors_MD[items_B]
-        if self.lengths_M is not None:
-            vectors_BD /= self.lengths_M[items_B, None]
-        return vectors_BD
-
-
 def _block_scores(
-    vectors: _Measured, queries: NDArray[np.int32], candidates: Ragged, block: range
+    vectors_MD: Vectors, queries: NDArray[np.int32], candidates: Ragged, block: range
 ) -> NDArray[np.float32]:
     """Scores of some queries, -inf behind the shorter lists: each distinct pair once."""
-    query_BD = vectors.divided(queries[block.start : block.stop])
+    query_BD = vectors_MD[queries[block.start : block.stop]]
     rows_BK = candidates.padded(block, -1)
     lengths_B = candidates.lengths[block.start : block.stop]
     mentioned = rows_BK[0] if rows_BK.strides[0] == 0 else rows_BK  # all queries share a pool
-    pool_P = _distinct(mentioned[mentioned >= 0], len(vectors.vectors_MD))
+    pool_P = _distinct(mentioned[mentioned >= 0], len(vectors_MD))
     if len(block) > 1 and len(pool_P) > SPARSE * int(lengths_B.max()):
         scores_BK = np.zeros(rows_BK.shape, dtype=np.float32)
         for row, number in enumerate(block):
             own, place = np.unique(candidates[number], return_inverse=True)
-            scores_BK[row, : len(place)] = vectors.scores(own, query_BD[row])[place]
+            scores_BK[row, : len(place)] = (vectors_MD[own] @ query_BD[row])[place]
     else:
-        place_M = np.zeros(len(vectors.vectors_MD) + 1, dtype=np.int32)  # one more, for the filling
+        place_M = np.zeros(len(vectors_MD) + 1, dtype=np.int32)  # one more, for the filling
         place_M[pool_P] = np.arange(len(pool_P))
-        scores_BP = vectors.scores(pool_P, query_BD)
+        scores_BP = query_BD @ _chosen(vectors_MD, pool_P).T
         flat_B1 = np.arange(0, scores_BP.size, len(pool_P))[:, None]  # where each row begins
         scores_BK = np.take(scores_BP, np.take(place_M, rows_BK) + flat_B1)
     if rows_BK.shape[1] > lengths_B.min():
@@ -235,14 +197,18 @@ def _joined(parts: Sequence[Outcomes]) -> Outcomes:
 
 
 def normalised(vectors_MD: Vectors) -> Vectors:
-    """Return rows of unit length; a zero row stays zero, and so ties with everything."""
+    """Return rows of unit length; a zero row stays zero, and so ties with everything.
+
+    Rows that differ in length alone become the same numbers, and so tie: to divide their products
+    afterwards would round each of them its own way.
+    """
     unit = np.empty(vectors_MD.shape, dtype=np.float32)
     for start in range(0, len(unit), ROWS_IN_CACHE):
         block, out = (one[start : start + ROWS_IN_CACHE] for one in (vectors_MD, unit))
         largest = np.maximum(block.max(axis=1, keepdims=True), -block.min(axis=1, keepdims=True))
         # without this, squares would leave float32's range
         np.divide(block, np.where(largest > 0, largest, 1), out=out)
-        norms = np.sqrt(np.add.reduce(out * out, axis=1, keepdims=True))
+        norms = np.sqrt(np.vecdot(out, out))[:, None]
         np.divide(out, np.where(norms > 0, norms, 1), out=out)
     return unit
 

@@ -8,12 +8,18 @@ they would be, and the others mean nothing.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 if TYPE_CHECKING:
     import torch
+
+
+_TURNS: WeakKeyDictionary[Any, threading.RLock] = WeakKeyDictionary()
+_EACH_ITS_OWN = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -21,15 +27,22 @@ def only_at(layer: Any, rows_B: torch.Tensor, places_B: torch.Tensor) -> Iterato
     """Have a decoder's last layer work for the tokens at (row, place) only, in inference mode.
 
     Training is left alone: dropout and checkpointing run a layer again, and must find it the same.
+    Threads that use one layer take turns.
     """
     import torch
 
     with contextlib.ExitStack() as stack:
         if torch.is_inference_mode_enabled():
+            stack.enter_context(_turn(layer))
             for part in filter(None, (layer.mlp, getattr(layer.self_attn, "o_proj", None))):
                 few = partial(_at, part.forward, rows_B, places_B)
                 stack.enter_context(_replaced(part, few))
         yield
+
+
+def _turn(layer: Any) -> threading.RLock:
+    with _EACH_ITS_OWN:
+        return _TURNS.setdefault(layer, threading.RLock())
 
 
 def _at(

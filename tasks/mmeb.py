@@ -200,7 +200,8 @@ def _encode(values: pa.Array) -> tuple[NDArray[np.int64], list[str]]:
     # a file's own codes may be in any order, unused, or two for one text
     texts = pa.concat_arrays([_decoded(values.dictionary), pa.array([""], pa.large_string())])
     known = texts.dictionary_encode()
-    codes = pc.fill_null(values.indices, len(texts) - 1)
+    codes = values.indices if values.indices.type.bit_width >= 32 else values.indices.cast("int32")
+    codes = pc.fill_null(codes, len(texts) - 1)
     used = known.indices.take(codes.unique()).unique()
     numbers = np.zeros(len(known.dictionary), dtype=np.int64)
     numbers[np.asarray(used)] = np.arange(len(used))

@@ -12,6 +12,7 @@ from typing import Any
 import mmeb_harness as mh
 import numpy as np
 import pytest
+from mmeb_harness.api import Request, prepare_job
 from mmeb_harness.item import PLACEHOLDER
 from mmeb_harness.registry import build_registry
 from mmeb_harness.task import DataLocation
@@ -151,3 +152,11 @@ def test_a_bare_run_scores_all_tasks_well_above_chance(run: Any) -> None:
         if split[name] == "ood" and task.ci[0] > task.chance
     ]
     assert len(above) >= 12
+
+
+def test_where_the_cache_lies_is_no_setting_of_a_run(tmp_path: Path) -> None:
+    one, other = (
+        prepare_job(Request(model="random", suite="mini", cache_dir=tmp_path / name))
+        for name in ("one", "other")
+    )
+    assert one.record.settings == other.record.settings

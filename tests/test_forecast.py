@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from mmeb_harness import forecast as module
-from mmeb_harness.cli.console import forecast_lines
+from mmeb_harness.cli.console import BarProgress, forecast_lines
 from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines.actors import ray_cluster
 from mmeb_harness.engines.actors.seats import Room
@@ -19,6 +20,8 @@ from mmeb_harness.forecast import Forecast, Place, _shares, expected_place, fore
 from mmeb_harness.gather import Work
 from mmeb_harness.item import Item, Rendered
 from mmeb_harness.plan import Plan, make_plan
+from rich.progress import Progress as RichProgress
+from small_encoder import Small
 
 
 class Clock:
@@ -200,3 +203,42 @@ def test_copies_share_the_cores_and_gpus_are_counted(
     encoder = Working(clock)
     encoder.device = device  # type: ignore[attr-defined]
     assert expected_place(EngineSettings(**settings), encoder, 3).copies == expected
+
+
+# -- what a terminal is told meanwhile -------------------------------------------------------------
+
+
+def test_the_bar_says_what_is_being_done() -> None:
+    bars = RichProgress(disable=True)
+    progress = BarProgress(bars)
+
+    def told() -> list[str]:
+        return [task.description for task in bars.tasks]
+
+    progress.gathering("GQA", 10)
+    assert told() == ["reading GQA"]
+    progress.planning(1500)
+    assert told() == ["counting tokens of 1,500 items"]
+    progress.planned(1500, 20_000, 7)
+    assert told() == ["encoding (7 reused)"]
+    progress.loading("mini-vlm, in copies that Ray starts")
+    assert told() == ["loading mini-vlm, in copies that Ray starts"]
+    progress.encoded(500, 6_000)
+    assert told() == ["encoding (7 reused)"]
+    assert bars.tasks[0].completed == 500
+
+
+@pytest.mark.parametrize("by_ray", [True, False])
+def test_the_start_of_ray_is_told_beside_the_time(by_ray: bool) -> None:
+    counted = Forecast(
+        items=1, tokens=8, batches=1, reused=0, missing={}, tasks=[], seconds=7.0, by_ray=by_ray
+    )
+    (time,) = [line for line in forecast_lines(replace(counted, items=0)) if "time" in line]
+    assert "about 7 s on this device" in time
+    assert ("start Ray" in time) == by_ray
+
+
+@pytest.mark.parametrize(("actors", "by_ray"), [(2, True), (None, False)])
+def test_a_place_says_whether_ray_starts_it(actors: int | None, by_ray: bool) -> None:
+    place = expected_place(EngineSettings(actors=actors), Small(), 4)
+    assert place.by_ray == by_ray

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,3 +146,24 @@ def test_training_runs_the_whole_layer(mode: Any, under_training: Any, picture: 
     with Seen(under_training) as seen, mode():
         under_training.forward(batch)
     assert len(set(seen.tokens)) == 1
+
+
+def test_threads_that_share_an_encoder_take_turns(encoders: Any, picture: str) -> None:
+    encoder = encoders("qwen2_vl")
+    pack(encoder, "padded")
+    items = [[Item(text=text * (1 + number)) for text in TEXTS] for number in range(2)]
+    expected = [encoder.encode(some) for some in items]
+    worst = [0.0, 0.0]
+
+    def work(number: int) -> None:
+        for _ in range(25):
+            found = encoder.encode(items[number])
+            worst[number] = max(worst[number], float(np.abs(found - expected[number]).max()))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(worst) <= 1e-6
+    assert "forward" not in vars(encoder.module.language_model.layers[-1].mlp)

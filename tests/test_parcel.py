@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
+import time
 from collections.abc import Sequence
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -13,7 +17,7 @@ import torch
 from mmeb_harness.engines.actors.preparing import InProcesses
 from mmeb_harness.engines.actors.sending import seal
 from mmeb_harness.engines.local import LocalEngine
-from mmeb_harness.engines.parcel import Packer, Parcel, Unpacker
+from mmeb_harness.engines.parcel import Packer, Parcel, Unpacker, sendable
 from mmeb_harness.errors import EnvironmentFault, ItemError
 from mmeb_harness.item import Rendered
 from small_encoder import Small, numbered
@@ -90,10 +94,85 @@ def test_copying_is_said_once_for_all_workers(caplog: pytest.LogCaptureFixture) 
     assert len(caplog.records) == 1
 
 
-def test_an_error_that_came_is_raised_and_anything_else_is_what_it_is() -> None:
+def test_an_error_that_came_is_raised() -> None:
     with pytest.raises(ItemError, match="spoilt"):
         Unpacker().open(ItemError("spoilt"))
-    assert Unpacker().open("opened and pinned already") == "opened and pinned already"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("received 0 items of ancdata"), ConnectionRefusedError("gone")]
+)
+def test_shared_memory_out_of_reach_is_the_machines_fault(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: Parcel) -> None:
+        raise error
+
+    monkeypatch.setattr(Parcel, "open", fail)
+    with pytest.raises(EnvironmentFault, match=r"is lost \(.*ulimit -n.*fewer workers"):
+        Unpacker().open(Parcel(b""))
+
+
+class TwoWords(EnvironmentFault):
+    """An error that pickle cannot make again."""
+
+    def __init__(self, one: str, other: str) -> None:
+        super().__init__(f"{one} {other}")
+
+
+def locked() -> EnvironmentFault:
+    error = EnvironmentFault("no network")
+    error.response = threading.Lock()  # type: ignore[attr-defined]
+    return error
+
+
+class Failing(Small):
+    """Raises what does not travel."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def prepare(self, rendered: Sequence[Rendered]) -> list[float]:
+        raise locked() if self.kind == "locked" else TwoWords("no", "network")
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["locked", "two words"])
+def test_an_error_that_cannot_be_pickled_arrives_all_the_same(kind: str) -> None:
+    with pytest.raises(EnvironmentFault, match="no network"):
+        list(LocalEngine(Failing(kind), 1, 8).run(numbered(3, 2)))
+    with pytest.raises(EnvironmentFault, match="no network"):
+        list(InProcesses(seal(Failing(kind)), 1)(numbered(3, 2)))
+
+
+def test_an_error_keeps_its_kind_if_it_can() -> None:
+    arrived = sendable(ItemError("spoilt"))
+    assert isinstance(arrived, ItemError)
+    assert str(arrived) == "spoilt"
+    assert type(sendable(TwoWords("no", "network"))) is EnvironmentFault
+
+
+class Dying(Small):
+    """Its worker is killed while it prepares the last of four batches."""
+
+    def prepare(self, rendered: Sequence[Rendered]) -> Any:
+        made = super().prepare(rendered)
+        if len(self.prepared) == 4:
+            time.sleep(1)  # until the others are on their way
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"pixels": torch.tensor(made)}
+
+
+@pytest.mark.thorough
+def test_what_an_actors_worker_made_outlives_it() -> None:
+    arriving = InProcesses(seal(Dying()), 1)(numbered(4, 2))
+    time.sleep(5)
+    assert [next(arriving).batch["pixels"].tolist() for _ in range(3)] == [
+        [float(one.text or 0) for one in batch] for batch in numbered(4, 2)[:3]
+    ]
+    with pytest.raises(EnvironmentFault, match="a preprocessing worker of an actor died"):
+        next(arriving)
 
 
 def test_what_cannot_leave_its_process_is_an_error() -> None:
@@ -101,13 +180,17 @@ def test_what_cannot_leave_its_process_is_an_error() -> None:
         Packer().pack(lambda: 1)
 
 
-class Pinned:
+class Pinnable:
     """Something that can be pinned."""
 
     def pin_memory(self) -> np.ndarray:
         return np.ones(3)
 
 
-def test_a_parcel_is_opened_and_pinned_at_once() -> None:
-    assert Packer().pack(Pinned()).pin_memory().tolist() == [1, 1, 1]
-    assert isinstance(Packer().pack(Pinned()), Parcel)
+def test_a_parcel_is_opened_and_pinned_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    parcel = Packer().pack(Pinnable())
+    unpacker = Unpacker()
+    assert unpacker.open(parcel.pin_memory()).tolist() == [1, 1, 1]
+    assert not caplog.records
+    unpacker.open(Parcel(parcel.content, copied="no room").pin_memory())
+    assert len(caplog.records) == 1

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mmeb_harness.errors import EnvironmentFault
-from mmeb_harness.files import FileIndex, cache_root, write_aside
+from mmeb_harness.files import FileIndex, cache_root, is_tidy, write_aside
 from mmeb_harness.item import Rendered
 from mmeb_harness.keys import item_key
 from mmeb_harness.plan import (
@@ -620,3 +620,37 @@ def test_files_recalled_together_are_known_until_the_next_flush(tmp_path: Path) 
     Path(paths[1]).write_text("changed")
     assert index.digest(paths[1]) == sha256(b"changed").hexdigest()
     index.close()
+
+
+# -- full paths ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/a/b.png",
+        "/a/./b",
+        "/a/../b",
+        "//a/b",
+        "/a//b",
+        "/a/",
+        "/",
+        "/a/.hidden/b",
+        "/a/b/.",
+        "a/b",
+    ],
+)
+def test_a_path_that_looks_tidy_is_what_it_resolves_to(path: str) -> None:
+    if is_tidy(path):
+        assert path == os.path.abspath(path) == str(Path(path).absolute())
+    assert is_tidy("/a/b.png")
+
+
+@pytest.mark.parametrize("spelling", ["/./", "//", "/sub/../"])
+def test_a_digest_is_remembered_under_one_name(spelling: str, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "picture.png").write_bytes(b"picture")
+    time.sleep(0.05)  # a file younger than this is not remembered
+    index = FileIndex(tmp_path / "index")
+    index.digest(f"{tmp_path}{spelling}picture.png")
+    assert [*index._learnt] == [str(tmp_path / "picture.png")]

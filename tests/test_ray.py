@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import ray_toys
 import torch
+from mmeb_harness.engines.actors.ray_cluster import token_mode
 from mmeb_harness.engines.actors.sending import check_arrived, identity_of, libraries, unseal
 from mmeb_harness.errors import EnvironmentFault, UsageError
 
@@ -295,6 +296,23 @@ def test_what_cannot_be_is_told_at_once(
 
 
 @pytest.mark.usefixtures("no_cluster")
+@pytest.mark.parametrize("where", ["variable", "path", "home", "nowhere"])
+def test_a_token_that_is_here_is_shown(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    if where == "variable":
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    if where == "path":
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", "secret.txt")
+    if where == "home":
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray/auth_token").write_text("secret")
+    assert token_mode() == ({} if where == "nowhere" else {"RAY_AUTH_MODE": "token"})
+
+
 def test_without_ray_the_extra_is_named(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

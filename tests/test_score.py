@@ -334,6 +334,21 @@ def test_a_cosine_does_not_depend_on_lengths(name: str, scale: float, all_of_the
     check_against_oracle(case, "cosine")
 
 
+@pytest.mark.parametrize("dimension", [64, 256, 768, 3584])
+@pytest.mark.parametrize("kind", ["ones", "normal", "positive"])
+def test_candidates_that_differ_in_length_alone_tie(kind: str, dimension: int) -> None:
+    draw = np.random.default_rng(dimension)
+    normal = draw.standard_normal(dimension)
+    direction = {"ones": np.ones(dimension), "normal": normal, "positive": np.abs(normal)}[kind]
+    vectors = np.outer(draw.uniform(0.5, 20, 101), direction).astype(np.float32)
+    queries = np.zeros(40, dtype=np.int32)
+    row = list(range(1, 101))
+    case = Case(vectors=vectors, queries=queries.tolist(), candidates=[row] * 40, gold=[[1]] * 40)
+    outcomes = case.score()
+    assert set(outcomes.tied.tolist()) == {100}
+    assert outcomes.hit_at_1 == pytest.approx([0.01] * 40)
+
+
 @pytest.mark.parametrize("block", [1, 2, 1000])
 @pytest.mark.parametrize("spoilt", [1e30, -1e30])
 def test_a_score_beyond_all_numbers_names_its_query(

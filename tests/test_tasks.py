@@ -792,3 +792,13 @@ def test_a_files_own_codes_are_numbered_as_its_texts_are() -> None:
     plain = pa.array(["a", "b", "", "b", "", "a"], pa.large_string())
     for found, expected in zip(mmeb._encode(codes), mmeb._encode(plain), strict=True):
         assert list(found) == list(expected)
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint8(), pa.int16(), pa.int64()])
+def test_codes_of_few_bits_are_read_however_many_texts_they_name(kind: pa.DataType) -> None:
+    count = 256 if kind == pa.uint8() else 128
+    texts = [f"text {number}" for number in range(count)]
+    indices = pa.array([*reversed(range(count)), None], kind)
+    codes = pa.DictionaryArray.from_arrays(indices, pa.array(texts))
+    numbers, found = mmeb._encode(codes)
+    assert [found[number] for number in numbers] == [*reversed(texts), ""]

@@ -111,7 +111,8 @@ def forecast_lines(forecast: Forecast) -> Iterator[str]:
     yield f"in          {forecast.batches:,} batches"
     yield f"reused      {forecast.reused:,} stored vectors"
     if forecast.seconds is not None:
-        yield f"time        about {duration(forecast.seconds)} on this device"
+        start = ", and 10 to 30 s to start Ray and the copies" if forecast.by_ray else ""
+        yield f"time        about {duration(forecast.seconds)} on this device{start}"
     if forecast.memory_bytes is not None:
         cut = "; the largest batch did not fit, and would be cut" if forecast.is_cut else ""
         yield f"memory      {forecast.memory_bytes / 1e9:.1f} GB at most{cut}"
@@ -230,6 +231,7 @@ class BarProgress(Progress):
         self.bars = bars
         self.gather: TaskID | None = None
         self.encode: TaskID | None = None
+        self.encoding = ""
         self.tokens = 0
         self.started = perf_counter()
 
@@ -242,20 +244,29 @@ class BarProgress(Progress):
         if self.gather is not None:
             self.bars.advance(self.gather, items)
 
+    def planning(self, items: int) -> None:
+        if self.gather is not None:
+            self.bars.remove_task(self.gather)
+        self.gather = self.bars.add_task(f"counting tokens of {items:,} items", total=None, rate="")
+
     def planned(self, items: int, tokens: int, reused: int) -> None:
         if self.gather is not None:
             self.bars.remove_task(self.gather)
             self.gather = None
-        self.encode = self.bars.add_task(f"encoding ({reused:,} reused)", total=items, rate="")
+        self.encoding = f"encoding ({reused:,} reused)"
+        self.encode = self.bars.add_task(self.encoding, total=items, rate="")
 
     def loading(self, model: str) -> None:
+        if self.encode is not None:
+            self.bars.update(self.encode, description=f"loading {model}")
         self.started = perf_counter()
 
     def encoded(self, items: int, tokens: int) -> None:
         self.tokens += tokens
         rate = self.tokens / max(1e-9, perf_counter() - self.started)
         if self.encode is not None:
-            self.bars.update(self.encode, advance=items, rate=f"{rate:,.0f} tokens/s")
+            told = f"{rate:,.0f} tokens/s"
+            self.bars.update(self.encode, description=self.encoding, advance=items, rate=told)
 
     def scored(self, result: TaskResult) -> None:
         self.bars.console.print(outcome_line(result), markup=False, highlight=False)

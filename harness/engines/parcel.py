@@ -8,6 +8,7 @@ own, any fault would only be printed, and whoever asked would wait for ever.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from mmeb_harness.engines.batch import reason
-from mmeb_harness.errors import EnvironmentFault
+from mmeb_harness.errors import EnvironmentFault, HarnessError
 
 COPIED = (
     "what workers prepare cannot be put into shared memory ({}): it is copied instead, which is "
@@ -36,9 +37,21 @@ class Parcel:
         """Return what was packed; once, where it lies in shared memory."""
         return pickle.loads(self.content)
 
-    def pin_memory(self) -> Any:
-        """Return it in memory that a CUDA device fetches from (torch's loader calls this)."""
-        return self.open().pin_memory()
+    def pin_memory(self) -> Pinned:
+        """Open it into memory that a CUDA device fetches from (torch's loader calls this)."""
+        return Pinned(self.open().pin_memory(), self.copied)
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """What was in a parcel, in such memory."""
+
+    content: Any
+    copied: str | None = None
+
+    def open(self) -> Any:
+        """Return it."""
+        return self.content
 
 
 class Packer:
@@ -75,13 +88,31 @@ class Unpacker:
     def __init__(self) -> None:
         self._has_said = False
 
-    def open(self, given: Any) -> Any:
-        """Return what is in a parcel; anything else is what it is. Raises an error that came."""
-        if isinstance(given, Exception):
+    def open(self, given: Parcel | Pinned | HarnessError) -> Any:
+        """Return what is in a parcel.
+
+        Raises:
+            HarnessError: an error that came in its place; an EnvironmentFault where the shared
+                memory that it points at is out of reach.
+        """
+        if isinstance(given, HarnessError):
             raise given
-        if not isinstance(given, Parcel):
-            return given
         if given.copied and not self._has_said:
             self._has_said = True
             _log.warning(COPIED.format(given.copied))
-        return given.open()
+        try:
+            return given.open()
+        except (RuntimeError, EOFError, OSError) as error:
+            raise EnvironmentFault(
+                f"what a preprocessing worker made is lost ({reason(error)}). Out of memory, or of "
+                "open files (ulimit -n)? Use fewer workers"
+            ) from error
+
+
+def sendable(error: HarnessError) -> HarnessError:
+    """Return an error of ours as one that arrives, and as what it is."""
+    with contextlib.suppress(Exception):
+        copy = pickle.loads(pickle.dumps(error))
+        if isinstance(copy, HarnessError) and str(copy) == str(error):
+            return copy
+    return EnvironmentFault(reason(error))

@@ -14,13 +14,13 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
-from mmeb_harness.engines.parcel import Packer, Parcel, Unpacker
+from mmeb_harness.engines.parcel import Packer, Parcel, Unpacker, sendable
 from mmeb_harness.errors import EnvironmentFault, HarnessError
 
 Input = TypeVar("Input")
 Output = TypeVar("Output")
 
-WORKER_DIED = ("DataLoader worker", "Too many open files")
+WORKER_DIED = ("DataLoader worker", "Too many open files", "ancdata")
 
 UNGUARDED = "From a script, start workers under `if __name__ == '__main__':`, or use workers=0."
 
@@ -137,4 +137,4 @@ class _Calls:
         try:
             return self._packer.pack(self.function(given))
         except HarnessError as error:
-            return error
+            return sendable(error)

@@ -13,15 +13,16 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any
 
 from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines.actors.sending import unseal
 from mmeb_harness.engines.batch import Prepared, prepare_batch
 from mmeb_harness.engines.engine import Batches
-from mmeb_harness.engines.parcel import Packer, Parcel, Unpacker
+from mmeb_harness.engines.parcel import Packer, Parcel, Unpacker, sendable
 from mmeb_harness.engines.workers import end_with_the_run, open_many
-from mmeb_harness.errors import EnvironmentFault
+from mmeb_harness.errors import EnvironmentFault, HarnessError
 from mmeb_harness.item import Rendered
 
 Prepare = Callable[[Batches], Iterator[Prepared]]
@@ -52,17 +53,26 @@ class InProcesses:
         )
 
     def __call__(self, batches: Batches) -> Iterator[Prepared]:
-        parcels = map(_taken, [self._submit(rendered) for rendered in batches])
-        return map(self._unpacker.open, parcels)
+        return map(_taken, [self._submit(rendered) for rendered in batches])
 
-    def _submit(self, rendered: Sequence[Rendered]) -> Future[Parcel]:
+    def _submit(self, rendered: Sequence[Rendered]) -> Future[Prepared]:
+        opened: Future[Prepared] = Future()
         try:
-            return self._pool.submit(_prepare, rendered)
+            coming = self._pool.submit(_prepare, rendered)
         except BrokenProcessPool as error:
             raise _worker_died(error) from None
+        coming.add_done_callback(partial(self._open, opened))
+        return opened
+
+    def _open(self, opened: Future[Prepared], come: Future[Parcel | HarnessError]) -> None:
+        """Open a parcel as it comes: its worker may be dead before it is asked for."""
+        try:
+            opened.set_result(self._unpacker.open(come.result()))
+        except Exception as error:
+            opened.set_exception(error)
 
 
-def _taken(future: Future[Parcel]) -> Parcel:
+def _taken(future: Future[Prepared]) -> Prepared:
     try:
         return future.result()
     except BrokenProcessPool as error:
@@ -92,5 +102,8 @@ def _begin(sealed: bytes) -> None:
 _packer = Packer()
 
 
-def _prepare(rendered: Sequence[Rendered]) -> Parcel:
-    return _packer.pack(prepare_batch(_own["encoder"], rendered))
+def _prepare(rendered: Sequence[Rendered]) -> Parcel | HarnessError:
+    try:
+        return _packer.pack(prepare_batch(_own["encoder"], rendered))
+    except HarnessError as error:
+        return sendable(error)

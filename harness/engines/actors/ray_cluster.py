@@ -66,6 +66,15 @@ def wanted_address() -> str | None:
     return None if address in ("", "local") else address
 
 
+def token_mode() -> dict[str, str]:
+    """Return the setting that shows a cluster the token which is here, if one is: a newer `ray
+    start` makes one and asks for it, a newer client keeps it back; one that does not ask is
+    content."""
+    named = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
+    is_here = any(map(os.environ.get, named)) or Path("~/.ray/auth_token").expanduser().exists()
+    return {"RAY_AUTH_MODE": "token"} if is_here else {}
+
+
 def _connected() -> bool:
     """Whether the program has its own connection to Ray, which is then used."""
     ray: Any = sys.modules.get("ray")
@@ -121,11 +130,13 @@ class Cluster:
         facts = {"log_to_driver": False, "logging_level": logging.ERROR}
         if address is not None:
             try:
-                self._ray.init(address=address, **facts)
+                with _environment(token_mode()):
+                    self._ray.init(address=address, **facts)
             except Exception as error:  # Ray's own errors here have no base in common
                 raise EnvironmentFault(
-                    f"the Ray cluster at RAY_ADDRESS={address} cannot be joined (another "
-                    f"version, or a token that is not set here?): {reason(error)}"
+                    f"the Ray cluster at RAY_ADDRESS={address} cannot be joined (another version, "
+                    "or a token that is not here: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, as where "
+                    f"it was started?): {reason(error)}"
                 ) from error
             return self._joined_room()
         room = this_machine()

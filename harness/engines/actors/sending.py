@@ -22,6 +22,9 @@ Identity = Sequence[Any]
 """An encoder's fingerprint, and what its folders hold."""
 
 
+HERE = "run it in this process (without --actors, --gpus and --engine ray)"
+
+
 def seal(encoder: PlannedEncoder) -> bytes:
     """Pickle an encoder; one of a class in a script or notebook, with the class.
 
@@ -36,13 +39,13 @@ def seal(encoder: PlannedEncoder) -> bytes:
         copy = pickle.loads(sealed)
     except Exception as error:
         raise EnvironmentFault(
-            f"the encoder cannot be sent to other processes ({reason(error)}): use --engine local, "
+            f"the encoder cannot be sent to other processes ({reason(error)}): {HERE}, "
             "or give it a __getstate__ that leaves out what cannot be pickled"
         ) from error
     if identity_of(copy) != identity_of(encoder):
         raise EnvironmentFault(
             "the encoder was changed in memory, and its copies in other processes would have the "
-            "weights on disk: save it and name the folder with -m, or use --engine local"
+            f"weights on disk: save it and name the folder, or {HERE}"
         )
     return sealed
 
