@@ -20,6 +20,7 @@ from mmeb_harness.errors import ItemError
 from mmeb_harness.image import to_rgb
 from mmeb_harness.item import ImageSource
 from mmeb_harness.plugins.decoder import Decoder, DecoderBatch
+from mmeb_harness.plugins.qwen_pixels import Patches
 from mmeb_harness.plugins.qwen_vision import quicken
 
 if TYPE_CHECKING:
@@ -64,12 +65,13 @@ class QwenDecoder(Decoder):
         return int(patches) // int(self.image_processor.merge_size) ** 2
 
     def process(self, pictures: Sequence[Image]) -> tuple[Mapping[str, torch.Tensor], list[int]]:
-        processed = self.image_processor(
-            images=pictures, return_tensors="pt", **self.processor_settings
-        )
-        grids_I3 = processed["image_grid_thw"]
+        pixels, grids_I3 = self._patches(pictures)
         counts: list[int] = (grids_I3.prod(-1) // self.image_processor.merge_size**2).tolist()
-        return {"pixels": processed["pixel_values"], "grids": grids_I3}, counts
+        return {"pixels": pixels, "grids": grids_I3}, counts
+
+    @cached_property
+    def _patches(self) -> Patches:
+        return Patches(self.image_processor, self.processor_settings)
 
     # -- device half ---------------------------------------------------------------------------
 
