@@ -53,7 +53,7 @@ class Patches:
         import torch
 
         given = {**self.settings, "do_rescale": False, "do_normalize": False}
-        if all(self._has_its_size(picture) for picture in pictures):
+        if self._resizes and all(self._has_its_size(picture) for picture in pictures):
             given["do_resize"] = False
         found = self._bytewise(images=pictures, return_tensors="np", **given)
         table_CV, frames = self.table_CV, int(self.processor.temporal_patch_size)
@@ -77,6 +77,11 @@ class Patches:
         return int(wanted) == width * height // int(self.processor.patch_size) ** 2
 
     @property
+    def _resizes(self) -> bool:
+        """Whether the library resizes pictures."""
+        return bool(self.settings.get("do_resize", self.processor.do_resize))
+
+    @property
     def _side(self) -> int:
         """Pixels on a side of what becomes one token."""
         return int(self.processor.patch_size) * int(self.processor.merge_size)
@@ -88,9 +93,8 @@ class Patches:
         from PIL import Image
 
         draw, side = np.random.default_rng(0), self._side
-        resizes = self.settings.get("do_resize", self.processor.do_resize)
         try:
-            for beside in (0, 5) if resizes else (0,):
+            for beside in (0, 5) if self._resizes else (0,):
                 height, width = 2 * side + beside, 3 * side + 2 * beside
                 drawn = draw.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
                 trial = [Image.fromarray(pixels) for pixels in drawn]

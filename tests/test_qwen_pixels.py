@@ -65,6 +65,10 @@ def test_a_picture_is_the_librarys_to_the_last_bit(
     check(encoder, drawn(size))
 
 
+def test_a_line_is_prepared_where_nothing_is_resized(encoders: Any) -> None:
+    check(encoders("qwen3_vl"), drawn((32, 32 * 281)))
+
+
 def test_pictures_of_several_sizes_keep_their_order(encoders: Any) -> None:
     check(encoders("qwen2_vl"), drawn((56, 84), (333, 517), (56, 84), (84, 56)))
     check(encoders("qwen2_vl"), drawn((56, 84), (84, 56), (112, 28)))
