@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import secrets
@@ -199,3 +200,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if name in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=f"marked {name}: pytest --run {name}"))
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A function that gives the tiny encoder of a family, one for a module of tests."""
+    known: dict[str, Any] = {}
+
+    def load(name: str) -> Any:
+        if name not in known:
+            model = importlib.import_module(f"tiny.{name}").make(tmp_path_factory.mktemp(name))
+            known[name] = mh.load_encoder(model, device="cpu", dtype="float32")
+        return known[name]
+
+    return load

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import mmeb_harness as mh
 import numpy as np
 import pytest
 import torch
@@ -20,19 +18,6 @@ from PIL import Image
 PACKING = ["qwen2_vl", "gme", "qwen3_vl", "llava_next"]
 WAYS = [(name, "padded") for name in (*PACKING, "phi3_v")] + [(name, "packed") for name in PACKING]
 TEXTS = ("a cat", "find the dog on the left of the sofa", "boat", "two small boats, and a man")
-
-
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    known: dict[str, Any] = {}
-
-    def load(name: str) -> Any:
-        if name not in known:
-            model = importlib.import_module(f"tiny.{name}").make(tmp_path_factory.mktemp(name))
-            known[name] = mh.load_encoder(model, device="cpu", dtype="float32")
-        return known[name]
-
-    return load
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import importlib
 from typing import Any
 
-import mmeb_harness as mh
 import numpy as np
 import pytest
 import torch
@@ -15,19 +13,6 @@ from PIL import Image
 
 FAMILIES = ["qwen2_vl", "gme", "qwen3_vl"]
 SIZES = [(56, 84), (128, 128), (333, 517), (28, 1000), (90, 61), (1, 1), (1344, 1344)]
-
-
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    known: dict[str, Any] = {}
-
-    def load(name: str) -> Any:
-        if name not in known:
-            model = importlib.import_module(f"tiny.{name}").make(tmp_path_factory.mktemp(name))
-            known[name] = mh.load_encoder(model, device="cpu", dtype="float32")
-        return known[name]
-
-    return load
 
 
 def drawn(*sizes: tuple[int, int]) -> list[Image.Image]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,20 +39,6 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     for turn, size in enumerate(sizes):
         picture(turn, size).save(folder / f"{turn}.png")
     return [str(folder / f"{turn}.png") for turn in range(len(sizes))]
-
-
-@pytest.fixture(scope="module")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    known: dict[str, Any] = {}
-
-    def load(name: str, **overrides: Any) -> Any:
-        if name not in known:
-            folder = tmp_path_factory.mktemp(name)
-            model = importlib.import_module(f"tiny.{name}").make(folder)
-            known[name] = mh.load_encoder(model, device="cpu", dtype="float32")
-        return known[name]
-
-    return load  # type: ignore[return-value]  # a function that makes them
 
 
 def items(paths: list[str], shown: list[int | None]) -> list[Item]:
