@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -21,6 +22,8 @@ from mmeb_harness.engines.parcel import Packer, Parcel, Unpacker, sendable
 from mmeb_harness.errors import EnvironmentFault, ItemError
 from mmeb_harness.item import Rendered
 from small_encoder import Small, numbered
+
+needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="needs the extra [ray]")
 
 FULL = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
 
@@ -58,6 +61,7 @@ def test_a_run_goes_on_where_shared_memory_is_full(
     assert "--shm-size" in said
 
 
+@needs_ray
 @pytest.mark.thorough
 def test_an_actors_workers_go_on_too(caplog: pytest.LogCaptureFixture) -> None:
     prepared = list(InProcesses(seal(Filling()), 1)(numbered(5, 2)))
@@ -142,6 +146,12 @@ class Failing(Small):
 def test_an_error_that_cannot_be_pickled_arrives_all_the_same(kind: str) -> None:
     with pytest.raises(EnvironmentFault, match="no network"):
         list(LocalEngine(Failing(kind), 1, 8).run(numbered(3, 2)))
+
+
+@needs_ray
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", ["locked", "two words"])
+def test_it_arrives_from_an_actors_worker_too(kind: str) -> None:
     with pytest.raises(EnvironmentFault, match="no network"):
         list(InProcesses(seal(Failing(kind)), 1)(numbered(3, 2)))
 
@@ -164,6 +174,7 @@ class Dying(Small):
         return {"pixels": torch.tensor(made)}
 
 
+@needs_ray
 @pytest.mark.thorough
 def test_what_an_actors_worker_made_outlives_it() -> None:
     arriving = InProcesses(seal(Dying()), 1)(numbered(4, 2))
