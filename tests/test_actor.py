@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mmeb_harness.engines.actors.actor import Arrival, EncoderActor, Outcome, Post, sendable
+from mmeb_harness.engines.actors.actor import Arrival, EncoderActor, Outcome, Post, told
 from mmeb_harness.errors import EncoderFailed, EnvironmentFault
 from mmeb_harness.item import Rendered
 from small_encoder import Small, numbered
@@ -142,7 +142,7 @@ class Odd(EnvironmentFault):
     ids=["ours", "ours and odd", "another"],
 )
 def test_errors_arrive_as_errors_of_ours(error: Exception, kind: type, said: str) -> None:
-    found = sendable(error)
+    found = told(error)
     assert type(found) is kind
     assert str(found) == said
     assert str(pickle.loads(pickle.dumps(found))) == said

@@ -111,8 +111,13 @@ class Unpacker:
 
 def sendable(error: HarnessError) -> HarnessError:
     """Return an error of ours as one that arrives, and as what it is."""
+    return arriving(error) or EnvironmentFault(reason(error))
+
+
+def arriving(error: Exception) -> HarnessError | None:
+    """Return an error as it comes out of another process, where it is one of ours and stays so."""
     with contextlib.suppress(Exception):
         copy = pickle.loads(pickle.dumps(error))
         if isinstance(copy, HarnessError) and str(copy) == str(error):
             return copy
-    return EnvironmentFault(reason(error))
+    return None

@@ -6,9 +6,7 @@ before the device keeps them apart. Nothing here imports Ray: to Ray it is a pla
 
 from __future__ import annotations
 
-import contextlib
 import os
-import pickle
 import socket
 import sys
 import threading
@@ -25,6 +23,7 @@ from mmeb_harness.engines.actors.sending import Identity, identity_of, libraries
 from mmeb_harness.engines.batch import Encoded, reason
 from mmeb_harness.engines.device import Device
 from mmeb_harness.engines.engine import Batches
+from mmeb_harness.engines.parcel import arriving, sendable
 from mmeb_harness.errors import EncoderFailed, EnvironmentFault, HarnessError
 
 PASSED_ON = ("HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE", "MMEB_HARNESS_CACHE_DIR")
@@ -95,7 +94,7 @@ class EncoderActor:
         try:
             return self._open()
         except HarnessError as error:
-            return Outcome(error=sendable(error))
+            return Outcome(error=told(error))
 
     def _open(self) -> Arrival:
         post = self._post
@@ -126,19 +125,15 @@ class EncoderActor:
                 began, ended = max(came, self._free_since), perf_counter()
                 self._free_since = ended
         except Exception as error:
-            return Outcome(error=sendable(error))
+            return Outcome(error=told(error))
         return Outcome(seconds=ended - began, encoded=encoded)
 
 
-def sendable(error: Exception) -> HarnessError:
+def told(error: Exception) -> HarnessError:
     """Return an error as one of our own that arrives as what it is."""
-    with contextlib.suppress(Exception):
-        copy = pickle.loads(pickle.dumps(error))
-        if isinstance(copy, HarnessError) and str(copy) == str(error):
-            return copy
     if isinstance(error, EnvironmentFault):
-        return EnvironmentFault(reason(error))
-    return EncoderFailed(f"the encoder failed in an actor: {reason(error)}")
+        return sendable(error)
+    return arriving(error) or EncoderFailed(f"the encoder failed in an actor: {reason(error)}")
 
 
 def _settle(post: Post) -> None:
