@@ -290,6 +290,7 @@ class Job:
                 data.gold,
                 similarity=self.subject.similarity,
                 scoring=self.settings.scoring,
+                overwrite=True,
             )
         except TaskError as error:
             self._fail(open_task.task, str(error))

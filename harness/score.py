@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from mmeb_harness.encoder import Vectors
 from mmeb_harness.errors import TaskError
+from mmeb_harness.rowwise import over_rows
 from mmeb_harness.taskdata import Ragged, gold_counts, gold_marks
 from numpy.typing import NDArray
 
@@ -67,9 +68,14 @@ def score_task(
     *,
     similarity: Similarity = "cosine",
     scoring: Scoring = "expected",
+    overwrite: bool = False,
 ) -> Outcomes:
-    """Score every query against its own candidates, each distinct pair once, in float32."""
-    vectors_MD = normalised(vectors_MD) if similarity == "cosine" else vectors_MD
+    """Score every query against its own candidates, each distinct pair once, in float32.
+
+    With `overwrite` the vectors may be brought to unit length in their place, which saves a copy.
+    """
+    if similarity == "cosine":
+        vectors_MD = normalised(vectors_MD, out=vectors_MD if overwrite else None)
     parts = []
     for block in _blocks(candidates):
         with np.errstate(over="ignore", invalid="ignore"):  # found below, with the query's number
@@ -196,21 +202,30 @@ def _joined(parts: Sequence[Outcomes]) -> Outcomes:
     )
 
 
-def normalised(vectors_MD: Vectors) -> Vectors:
-    """Return rows of unit length; a zero row stays zero, and so ties with everything.
+def normalised(vectors_MD: Vectors, out: Vectors | None = None) -> Vectors:
+    """Return rows of unit length, in `out` if given; a zero row stays zero, and so ties with
+    everything.
 
     Rows that differ in length alone become the same numbers, and so tie: to divide their products
     afterwards would round each of them its own way.
     """
-    unit = np.empty(vectors_MD.shape, dtype=np.float32)
-    for start in range(0, len(unit), ROWS_IN_CACHE):
-        block, out = (one[start : start + ROWS_IN_CACHE] for one in (vectors_MD, unit))
-        largest = np.maximum(block.max(axis=1, keepdims=True), -block.min(axis=1, keepdims=True))
-        # without this, squares would leave float32's range
-        np.divide(block, np.where(largest > 0, largest, 1), out=out)
-        norms = np.sqrt(np.vecdot(out, out))[:, None]
-        np.divide(out, np.where(norms > 0, norms, 1), out=out)
-    return unit
+    unit_MD = np.empty(vectors_MD.shape, dtype=np.float32) if out is None else out
+
+    def normalise(rows: slice) -> None:
+        for start in range(rows.start, rows.stop, ROWS_IN_CACHE):
+            part = slice(start, min(start + ROWS_IN_CACHE, rows.stop))
+            _normalise(vectors_MD[part], unit_MD[part])
+
+    over_rows(len(unit_MD), normalise)
+    return unit_MD
+
+
+def _normalise(block: Vectors, out: Vectors) -> None:
+    largest = np.maximum(block.max(axis=1, keepdims=True), -block.min(axis=1, keepdims=True))
+    # without this, squares would leave float32's range
+    np.divide(block, np.where(largest > 0, largest, 1), out=out)
+    norms = np.sqrt(np.vecdot(out, out))[:, None]
+    np.divide(out, np.where(norms > 0, norms, 1), out=out)
 
 
 def chance(candidates: Ragged, gold: Ragged) -> float:

@@ -15,6 +15,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from mmeb_harness.encoder import Vectors
 from mmeb_harness.errors import EncoderFailed
 from mmeb_harness.files import write_aside
 from mmeb_harness.plan import Key
+from mmeb_harness.rowwise import over_rows
 from numpy.typing import NDArray
 
 ABOUT_FILE = "about.json"
@@ -133,19 +135,29 @@ class VectorStore:
         self._places[slot] = NOWHERE
         return False
 
-    def _place(self, key: Key) -> tuple[_Shard, int]:
+    def _place(self, key: Key) -> int:
         place = self._places[self._slots[key]]
         if place == NOWHERE:
             raise KeyError(key)
-        return self._shards[place >> ROW_BITS], place & ROW_MASK
+        return place
 
     def get(self, keys: Sequence[Key]) -> Vectors:
         """Return the (n, dim) vectors of keys that `find` has found or `add` has added."""
         self.flush()
-        places = [self._place(key) for key in keys]
-        vectors = np.empty((len(keys), places[0][0].vectors.shape[1]), dtype=np.float32)
-        for vector, (shard, row) in zip(vectors, places, strict=True):
-            vector[:] = shard.vectors[row]
+        places = np.array([self._place(key) for key in keys], dtype=np.int64)
+        shards, rows = places >> ROW_BITS, places & ROW_MASK
+        dimension = self._shards[shards[0]].vectors.shape[1]
+        vectors = np.empty((len(keys), dimension), dtype=np.float32)
+
+        def copy(part: slice) -> None:
+            own = shards[part]
+            edges = [0, *(np.flatnonzero(np.diff(own)) + 1).tolist(), len(own)]
+            for start, stop in pairwise(edges):  # of one shard
+                here = slice(part.start + start, part.start + stop)
+                stored = self._shards[own[start]].vectors
+                np.take(stored, rows[here], axis=0, out=vectors[here], mode="clip")
+
+        over_rows(len(keys), copy)
         return vectors
 
     def add(self, keys: Sequence[Key], vectors: Vectors) -> None:
@@ -185,7 +197,11 @@ class VectorStore:
 
     def sources(self, keys: Iterable[Key]) -> dict[str, int]:
         """Count, by the run that computed them, the vectors of these keys."""
-        return dict(Counter(self._place(key)[0].run for key in keys))
+        shards = Counter(self._place(key) >> ROW_BITS for key in keys)
+        runs: Counter[str] = Counter()
+        for shard, count in shards.items():
+            runs[self._shards[shard].run] += count
+        return dict(runs)
 
 
 def _write_shard(

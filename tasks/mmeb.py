@@ -44,11 +44,11 @@ class _Side:
     def of(cls, texts: pa.Array, paths: pa.Array) -> _Side:
         text_codes, text_values = _encode(texts)
         path_codes, path_values = _encode(paths)
-        both = text_codes * len(path_values) + path_codes
-        if min(len(text_values), len(path_values)) == 1:  # both are the codes of the other column
-            distinct, mentions = np.arange(len(text_values) * len(path_values)), both
+        if min(len(text_values), len(path_values)) == 1:  # the other column tells all
+            mentions = text_codes if len(path_values) == 1 else path_codes
+            distinct = np.arange(len(text_values) * len(path_values))
         else:
-            distinct, mentions = _ranked(both)
+            distinct, mentions = _ranked(text_codes * len(path_values) + path_codes)
         pairs = np.stack([distinct // len(path_values), distinct % len(path_values)], axis=1)
         return cls(
             texts=text_values, paths=path_values, pairs=pairs, mentions=mentions.astype(np.int32)
@@ -200,6 +200,8 @@ def _encode(values: pa.Array) -> tuple[NDArray[np.int64], list[str]]:
     # a file's own codes may be in any order, unused, or two for one text
     texts = pa.concat_arrays([_decoded(values.dictionary), pa.array([""], pa.large_string())])
     known = texts.dictionary_encode()
+    if len(known.dictionary) == 1 and len(values):
+        return np.zeros(len(values), dtype=np.int64), known.dictionary.to_pylist()
     codes = values.indices if values.indices.type.bit_width >= 32 else values.indices.cast("int32")
     codes = pc.fill_null(codes, len(texts) - 1)
     used = known.indices.take(codes.unique()).unique()

@@ -235,6 +235,20 @@ def test_what_is_added_is_found_and_read_back_in_any_order(tmp_path: Path) -> No
     assert store.find(keys_of([1, 4, 9])) == {key(1), key(4)}
 
 
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_many_are_read_back_from_shards_in_any_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: str
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    for shard in np.array_split(np.arange(2000), 7):
+        written(tmp_path, shard.tolist())
+    order = np.random.default_rng(0).integers(0, 2000, 3000).tolist()
+    wanted = [*range(900), *order, *reversed(range(2000))]  # side by side, scattered, backwards
+    np.testing.assert_array_equal(
+        VectorStore(tmp_path).get(keys_of(wanted)), vectors_of(range(2000))[wanted], strict=True
+    )
+
+
 def test_a_reopened_store_has_all_that_was_flushed(tmp_path: Path) -> None:
     written(tmp_path, [1, 2])
     written(tmp_path, [3])

@@ -324,6 +324,32 @@ def test_rows_are_made_unit_length_however_large_and_whatever_their_signs() -> N
     np.testing.assert_allclose(unit, [[-1, 0], [1, 0], [-1, 0], [0.6, -0.8]], atol=1e-7)
 
 
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_rows_are_made_unit_length_in_their_place_by_any_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch, threads: str
+) -> None:
+    vectors = np.random.default_rng(0).standard_normal((2000, 24)).astype(np.float32)
+    vectors[77] = 0
+    expected = np.vstack([normalised(row[None]) for row in vectors])
+    monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    np.testing.assert_array_equal(normalised(vectors), expected, strict=True)
+    assert normalised(vectors, out=vectors) is vectors
+    np.testing.assert_array_equal(vectors, expected)
+
+
+@pytest.mark.parametrize("similarity", ["cosine", "dot"])
+def test_vectors_are_overwritten_where_that_is_allowed_alone(similarity: str) -> None:
+    case = random_case(5, **CASES["much shared"])
+    before = case.vectors.copy()
+    kept = case.score(similarity=similarity)
+    np.testing.assert_array_equal(case.vectors, before)
+    freed = case.score(similarity=similarity, overwrite=True)
+    expected = normalised(before) if similarity == "cosine" else before
+    np.testing.assert_array_equal(case.vectors, expected)
+    np.testing.assert_array_equal(np.hstack(freed.top_scores), np.hstack(kept.top_scores))
+    np.testing.assert_array_equal(freed.hit_at_1, kept.hit_at_1)
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-21, 1e-14, 1e16, 1e19])
 @pytest.mark.parametrize("name", ["one pool for all", "much shared", "little shared"])
 @pytest.mark.parametrize("all_of_them", [True, False])
