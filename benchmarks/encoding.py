@@ -38,7 +38,7 @@ import measuring
 import numpy as np
 from device_limit import Arithmetic, Clock, Forwards, matrix_rate
 from eval_mix import Subset, Workload, distinct, draw_workload
-from measuring import Took, say, timed
+from measuring import Took, described, say, timed
 from mmeb_harness.encode import encode_missing
 from mmeb_harness.encoder import Vectors
 from mmeb_harness.engines.local import LocalEngine
@@ -393,9 +393,7 @@ def report(every: Sequence[Measured], bench: Bench, arguments: argparse.Namespac
 
 def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described(__doc__)
     parser.add_argument("--model", "--size", choices=SIZES, default="100m")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32", choices=AGREE)

@@ -11,7 +11,6 @@ cores they share: their start is in the time, since a user waits for it, and bes
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from time import perf_counter
 
 import measuring
 from eval_mix import Subset, distinct, draw_workload
-from measuring import Took, say, timed
+from measuring import Took, described, say, timed
 from mmeb_harness.encode import encode_missing
 from mmeb_harness.engines.batch import Encoded
 from mmeb_harness.engines.engine import Batches, Engine, EngineSettings, open_engine
@@ -146,7 +145,7 @@ def with_actors(encoder: RandomQwen, subsets: Sequence[Subset], actors: int) -> 
 
 def main() -> None:
     """Print the section."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = described(__doc__)
     parser.add_argument("--model", choices=sorted(SIZES), default="10m")
     parser.add_argument("--queries", type=int, default=8, help="of each dataset")
     parser.add_argument("--rounds", type=int, default=3)

@@ -11,7 +11,6 @@ batches are done; vectors go to disk.
 
 from __future__ import annotations
 
-import argparse
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from anonymous_memory import anonymous_bytes
-from measuring import heading, say, table
+from measuring import described, heading, say, table
 from mmeb_harness.api import Request, prepare_job
 from mmeb_harness.encoder import PlannedEncoder, Vectors
 from mmeb_harness.item import Item, Rendered
@@ -115,7 +114,7 @@ def measured(folder: Path, items: int, dimension: int) -> tuple[int, Gauge]:
 
 def main() -> None:
     """Run it and print a section for RESULTS.md."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser = described(__doc__)
     parser.add_argument("--items", type=int, default=200_000)
     parser.add_argument("--dim", type=int, default=64)
     asked = parser.parse_args()

@@ -6,6 +6,7 @@ order each round, and what is quoted are medians, and medians of the ratios with
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import os
 import platform
@@ -19,6 +20,23 @@ from pathlib import Path
 from typing import TypeVar
 
 Value = TypeVar("Value")
+
+
+class Formatter(argparse.RawDescriptionHelpFormatter):
+    """Leaves a description as it is, and says of each option what it is by default."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Say so, unless its help does or it is nothing."""
+        told, usual = action.help or "", action.default
+        nothing = usual is None or usual is False or usual in ([], argparse.SUPPRESS)
+        if not nothing and "default" not in told:
+            action.help = f"{told} (default: %(default)s)".lstrip()
+        super().add_argument(action)
+
+
+def described(text: str | None) -> argparse.ArgumentParser:
+    """Return a command line whose help begins with a script's own description."""
+    return argparse.ArgumentParser(description=text, formatter_class=Formatter)
 
 
 @dataclass(frozen=True, kw_only=True)

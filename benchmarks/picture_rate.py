@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 import measuring
 from device_limit import Clock
-from measuring import Took, say, timed
+from measuring import Took, described, say, timed
 from mixed_pairs import PLACEHOLDER, Pictures
 from mmeb_harness.engines.batch import prepare_batch
 from mmeb_harness.item import Item
@@ -121,9 +121,7 @@ def report(every: Sequence[Resolution], arguments: argparse.Namespace) -> str:
 
 def main() -> None:
     """Measure, and print the section of results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described(__doc__)
     parser.add_argument("--photos", type=Path, help="a folder of .jpg in place of drawn pictures")
     parser.add_argument("--pictures", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)

@@ -10,7 +10,6 @@ column's title is timed in the page as well, all tasks unfolded.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import statistics
 import tempfile
@@ -20,6 +19,7 @@ from time import perf_counter, process_time
 from typing import NamedTuple
 
 import numpy as np
+from measuring import described
 from mmeb_harness.card import Card
 from mmeb_harness.hits import write_hits
 from mmeb_harness.reporter import ReportOptions
@@ -152,7 +152,7 @@ def sort_times(page: Path, rounds: int) -> list[float] | None:
 
 def main() -> None:
     """Print medians and the ratio."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = described(__doc__)
     parser.add_argument("--models", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()

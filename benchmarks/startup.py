@@ -13,7 +13,6 @@ anew.
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import statistics
@@ -25,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import measuring
-from measuring import Took, say
+from measuring import Took, described, say
 
 BARE = "import torch; import transformers"
 CLI = "import sys; from mmeb_harness.cli import main; sys.exit(main())"
@@ -124,9 +123,7 @@ BY = ("wall", "cpu")
 
 def main() -> None:
     """Measure, and print the section of results."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tasks", default="all", help="as `mmeb-harness run --tasks` takes them")
     arguments = parser.parse_args()

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import measuring
-from measuring import say
+from measuring import described, say
 from mixed_pairs import Pictures, draw_pairs
 from mmeb_harness.trainers.chunks import Preparer
 from mmeb_harness.trainers.loss import InfoNCE
@@ -169,9 +169,7 @@ def report(found: dict[int, dict[str, Any]], arguments: argparse.Namespace) -> s
 
 def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described(__doc__)
     parser.add_argument("--model", choices=SIZES, default="10m")
     parser.add_argument("--device", default="cpu")
     parser.add_argument(

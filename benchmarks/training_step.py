@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any
 
 import measuring
 import numpy as np
-from measuring import Took, say, timed
+from measuring import Took, described, say, timed
 from mixed_pairs import Pictures, draw_pairs
 from mmeb_harness.task import Pair
 from mmeb_harness.trainconfig import checked_config
@@ -274,9 +274,7 @@ def report(sides: Sequence[Side], arguments: argparse.Namespace, model: str) -> 
 
 def read_arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = described(__doc__)
     parser.add_argument("--model", choices=SIZES, default="100m")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=64, help="pairs")
