@@ -36,7 +36,7 @@ ray.shutdown()
 @contextmanager
 def cluster_here() -> Iterator[str]:
     """Run a cluster that somebody else started, and yield its address."""
-    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
     environment.pop("RAY_ADDRESS", None)
     process = subprocess.Popen(
         [sys.executable, "-c", CLUSTER],

@@ -237,6 +237,13 @@ def gone(number: int) -> bool:
     return state == "Z"
 
 
+def urgency(number: int) -> int | None:
+    try:
+        return os.getpriority(os.PRIO_PROCESS, number)
+    except ProcessLookupError:
+        return None
+
+
 def wait_until_gone(numbers: list[int]) -> None:
     deadline = time.monotonic() + 240
     while (left := [number for number in numbers if not gone(number)]) and (
@@ -257,6 +264,8 @@ def test_a_stopped_run_leaves_nothing_running_and_goes_on_where_it_was(
     wait_for_shards(process, cache, 3)
     below = children(process)
     assert len(below) > 4, "Ray should have been running"
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    assert {urgency(number) for number in below} <= {ours, None}, "they yield to others"
     process.send_signal(number)
     output, errors = process.communicate(timeout=120)
     assert process.returncode == (130 if number == signal.SIGINT else -number), errors

@@ -38,6 +38,10 @@ LONGEST_TEMPORARY = 24
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1"}
 """Ray asks and tells nobody, and an actor without a GPU sees none, as now (Ray would warn)."""
 
+UNYIELDING = {"RAY_worker_niceness": "0"}
+"""In a Ray of our own, processes are as urgent as the run itself: by default (15) they would stand
+back for everything else that the machine does."""
+
 
 def check_place(settings: EngineSettings, encoder: PlannedEncoder) -> None:
     """Find what can be known to be wrong before anything is started.
@@ -142,15 +146,16 @@ class Cluster:
         room = this_machine()
         self._folder = Path(tempfile.mkdtemp(prefix="mmeb-ray-", dir=_short_temporary()))
         try:
-            self._ray.init(
-                address="local",
-                num_cpus=room.cores,
-                num_gpus=room.gpus,
-                include_dashboard=False,
-                object_store_memory=STORE_BYTES,
-                _temp_dir=str(self._folder),
-                **facts,
-            )
+            with _environment(UNYIELDING):
+                self._ray.init(
+                    address="local",
+                    num_cpus=room.cores,
+                    num_gpus=room.gpus,
+                    include_dashboard=False,
+                    object_store_memory=STORE_BYTES,
+                    _temp_dir=str(self._folder),
+                    **facts,
+                )
         except Exception as error:
             raise EnvironmentFault(f"Ray cannot be started here: {reason(error)}") from error
         return room
