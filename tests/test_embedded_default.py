@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
 import socket
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -13,8 +16,10 @@ import mmeb_harness as mh
 import numpy as np
 import pytest
 from mmeb_harness.api import Request, prepare_job
+from mmeb_harness.cli.main import _run
 from mmeb_harness.item import PLACEHOLDER
 from mmeb_harness.registry import build_registry
+from mmeb_harness.runfolder import read_run
 from mmeb_harness.task import DataLocation
 from mmeb_harness.tasks.table import dataset_facts, mini_tasks
 from PIL import Image
@@ -25,11 +30,16 @@ DECIDES_NOTHING = ("chunk_tokens", "checkpoint_every", "output_dir", "saved_prec
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
+README = Path(__file__).parent.parent / "README.md"
+NUMBER = re.compile(r"\d+\.\d+")
+TWO_QUERIES = 100 * 2 / 64
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What a bare run comes to, with every way to another machine barred."""
-    folder, reached = tmp_path_factory.mktemp("default"), []
-    with pytest.MonkeyPatch.context() as patched:
+def bare(tmp_path_factory: pytest.TempPathFactory) -> tuple[mh.Run, str]:
+    """What a bare run comes to and prints, with every way to another machine barred."""
+    folder, reached, printed = tmp_path_factory.mktemp("default"), [], io.StringIO()
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(printed):
 
         def refused(*wanted: Any, **_: Any) -> None:
             reached.append(wanted)
@@ -37,9 +47,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
         patched.setattr(socket.socket, "connect", refused)
         patched.setattr(socket, "getaddrinfo", refused)
-        found = mh.evaluate(output_dir=folder / "run", cache_dir=folder / "cache")
+        patched.setenv("MMEB_HARNESS_CACHE_DIR", str(folder / "cache"))
+        patched.setenv("HF_HOME", str(folder / "huggingface"))
+        patched.chdir(folder)
+        assert _run(["run"]) == 0
     assert not reached
-    return found
+    return read_run(folder / "runs/mini-vlm"), printed.getvalue()
 
 
 def record() -> dict[str, Any]:
@@ -137,7 +150,8 @@ def test_it_is_a_stock_checkpoint() -> None:
 
 
 @pytest.mark.thorough
-def test_a_bare_run_scores_all_tasks_well_above_chance(run: Any) -> None:
+def test_a_bare_run_scores_all_tasks_well_above_chance(bare: tuple[mh.Run, str]) -> None:
+    run, _ = bare
     assert len(run.tasks) == 36
     assert {task.status for task in run.tasks.values()} == {"ok"}
     split = {name: facts.split for name, facts in dataset_facts().items()}
@@ -152,6 +166,23 @@ def test_a_bare_run_scores_all_tasks_well_above_chance(run: Any) -> None:
         if split[name] == "ood" and task.ci[0] > task.chance
     ]
     assert len(above) >= 12
+
+
+@pytest.mark.thorough
+def test_the_screenful_of_the_readme_is_what_a_bare_run_prints(bare: tuple[mh.Run, str]) -> None:
+    """Line for line, where the README leaves none out; scores may differ by two queries between
+    machines, intervals with them."""
+    shown = re.search(r"```\n\$ mmeb-harness run\n(.*?)```", README.read_text(), re.DOTALL)
+    assert shown is not None
+    printed = iter([line.rstrip() for line in bare[1].splitlines()])
+    for line in shown[1].splitlines():
+        if line == "...":
+            continue
+        named = NUMBER.split(line)[0].split()
+        found = next((one for one in printed if NUMBER.split(one)[0].split() == named), None)
+        assert found is not None, f"{line!r} is not printed, or not there"
+        for told, scored in zip(NUMBER.findall(line), NUMBER.findall(found), strict=True):
+            assert abs(float(told) - float(scored)) <= TWO_QUERIES + 0.1, line
 
 
 def test_where_the_cache_lies_is_no_setting_of_a_run(tmp_path: Path) -> None:

@@ -85,4 +85,5 @@ def test_vectors_and_scores_are_the_same(
     assert run.record.engine == ("ray" if "actors" in options else "local")
     assert run.record.actors == options.get("actors", 1)
     assert run.record.workers == options.get("workers", 0)
+    assert run.record.computed == expected_run.record.computed
     assert run.record.packed is (options.get("packing") == "on")
