@@ -249,6 +249,14 @@ def test_many_are_read_back_from_shards_in_any_order(
     )
 
 
+def test_sources_are_counted_over_the_shards_of_a_run(tmp_path: Path) -> None:
+    written(tmp_path, [1, 2], run="first")
+    written(tmp_path, [3], run="second")
+    written(tmp_path, [4, 5, 6], run="first")
+    found = VectorStore(tmp_path).sources(keys_of([1, 3, 4, 5]))
+    assert found == {"first": 3, "second": 1}
+
+
 def test_a_reopened_store_has_all_that_was_flushed(tmp_path: Path) -> None:
     written(tmp_path, [1, 2])
     written(tmp_path, [3])
