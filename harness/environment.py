@@ -34,6 +34,12 @@ def device_name(device: str | None) -> str | None:
     return device
 
 
+def cores() -> int:
+    """Return how many cores this process may use, which a scheduler may have limited."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return (os.cpu_count() or 1) if affinity is None else len(affinity(0))
+
+
 def now() -> str:
     """Return the time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

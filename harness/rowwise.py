@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
+from mmeb_harness.environment import cores
+
 FEW_ROWS = 512
 """Rows that are not worth a thread of their own."""
 
@@ -33,7 +35,4 @@ def over_rows(rows: int, work: Callable[[slice], None]) -> None:
 
 def _threads() -> int:
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # a list by depth of nesting
-    if asked.isdecimal() and int(asked):
-        return int(asked)
-    affinity = getattr(os, "sched_getaffinity", None)
-    return (os.cpu_count() or 1) if affinity is None else len(affinity(0))
+    return int(asked) if asked.isdecimal() and int(asked) else cores()

@@ -197,11 +197,7 @@ class VectorStore:
 
     def sources(self, keys: Iterable[Key]) -> dict[str, int]:
         """Count, by the run that computed them, the vectors of these keys."""
-        shards = Counter(self._place(key) >> ROW_BITS for key in keys)
-        runs: Counter[str] = Counter()
-        for shard, count in shards.items():
-            runs[self._shards[shard].run] += count
-        return dict(runs)
+        return dict(Counter(self._shards[self._place(key) >> ROW_BITS].run for key in keys))
 
 
 def _write_shard(

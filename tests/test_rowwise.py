@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 import numpy as np
 import pytest
+from mmeb_harness.environment import cores
 from mmeb_harness.rowwise import FEW_ROWS, over_rows
 
 
@@ -44,3 +46,14 @@ def test_what_fails_in_a_thread_fails_the_call(monkeypatch: pytest.MonkeyPatch) 
 
     with pytest.raises(ValueError, match="the second half"):
         over_rows(2 * FEW_ROWS, fail)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="a core cannot be taken away here")
+def test_cores_are_those_that_a_scheduler_left() -> None:
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert cores() == len(before)

@@ -7,7 +7,6 @@ training that was stopped goes on as if it had not been.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from typing import Any
 from mmeb_harness.card import dataset_name, relabel
 from mmeb_harness.encoder import TrainableEncoder
 from mmeb_harness.engines.workers import in_workers
+from mmeb_harness.environment import cores
 from mmeb_harness.errors import EnvironmentFault, TaskError, UsageError
 from mmeb_harness.result import Run
 from mmeb_harness.task import Pair
@@ -224,8 +224,8 @@ class Training:
         needs itself."""
         if self.config.run.workers is not None or self._device.startswith("cpu"):
             return self.config.run.workers or 0
-        cores = (os.cpu_count() or 1) // self.processes.count
-        return max(0, min(WORKERS_AT_MOST, cores - 1))
+        own = cores() // self.processes.count
+        return max(0, min(WORKERS_AT_MOST, own - 1))
 
     # -- steps ---------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
@@ -12,6 +11,7 @@ from mmeb_harness.engines.batch import Encoded, prepare_batch
 from mmeb_harness.engines.device import Device, Part
 from mmeb_harness.engines.engine import Batches, Engine
 from mmeb_harness.engines.workers import in_workers
+from mmeb_harness.environment import cores
 from mmeb_harness.item import Rendered
 
 WORKERS_AT_MOST = 8
@@ -27,7 +27,7 @@ def chosen_workers(encoder: PlannedEncoder, batches: int, wanted: int | None) ->
         return wanted
     if device_of(encoder).startswith("cpu") or batches < BATCHES_WORTH_A_WORKER:
         return 0
-    return max(0, min(WORKERS_AT_MOST, (os.cpu_count() or 1) - 1))
+    return max(0, min(WORKERS_AT_MOST, cores() - 1))
 
 
 class LocalEngine(Engine):

@@ -24,6 +24,7 @@ from mmeb_harness.encoder import PlannedEncoder
 from mmeb_harness.engines.actors.seats import Room, seats, stated_device
 from mmeb_harness.engines.batch import reason
 from mmeb_harness.engines.engine import EngineSettings
+from mmeb_harness.environment import cores
 from mmeb_harness.errors import EnvironmentFault
 from mmeb_harness.keys import installed_version
 from mmeb_harness.models import EXTRAS
@@ -106,9 +107,7 @@ def this_machine() -> Room:
     """Return what this machine has."""
     import torch
 
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = os.cpu_count() or 1 if affinity is None else len(affinity(0))
-    return Room(cores=cores, gpus=torch.cuda.device_count())
+    return Room(cores=cores(), gpus=torch.cuda.device_count())
 
 
 class Cluster:
