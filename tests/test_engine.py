@@ -15,7 +15,7 @@ from mmeb_harness.encoder import begin
 from mmeb_harness.engines.batch import Encoded, merged, pinned
 from mmeb_harness.engines.device import cut
 from mmeb_harness.engines.engine import EngineSettings, open_engine
-from mmeb_harness.engines.local import LocalEngine
+from mmeb_harness.engines.local import LocalEngine, chosen_workers
 from mmeb_harness.errors import EncoderFailed, EnvironmentFault
 from mmeb_harness.files import FileIndex
 from mmeb_harness.gather import Work, gather_items
@@ -137,6 +137,19 @@ def test_what_cannot_be_prepared_together_is_prepared_in_parts(
     assert sorted(done[0].rows) == [0, 1, 2, 4, 5, 6, 7]
     assert sorted(done[1].rows) == list(range(8))
     assert done[0].short is short
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 0), (2, 1), (5, 4), (96, 8)])
+def test_a_device_gets_a_worker_for_each_core_but_one_up_to_eight(
+    monkeypatch: pytest.MonkeyPatch, cores: int, expected: int
+) -> None:
+    monkeypatch.setattr("mmeb_harness.engines.local.cores", lambda: cores)
+    encoder = Small()
+    assert chosen_workers(encoder, 100, None) == 0, "a CPU's cores are the model's"
+    monkeypatch.setattr(encoder, "device", "cuda", raising=False)
+    assert chosen_workers(encoder, 100, None) == expected
+    assert chosen_workers(encoder, 3, None) == 0, "too few batches"
+    assert chosen_workers(encoder, 100, 3) == 3
 
 
 class Mute(Exception):
